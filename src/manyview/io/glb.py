@@ -1,0 +1,49 @@
+"""Meshes as binary glTF, which has +Y up where the package has +Z: (x, y, z) becomes (x, z, -y) in the
+file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from manyview.errors import InputError
+from manyview.io.atomic import write_bytes_atomic
+
+if TYPE_CHECKING:
+    import trimesh
+
+GLTF_FROM_WORLD = np.array(
+    [[1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0], [0.0, -1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]]
+)
+
+
+def write_glb(path: str | os.PathLike[str], mesh: trimesh.Trimesh, *, argument: str = "--out") -> None:
+    """Write a mesh in world coordinates (+Z up) as .glb, with its texture or vertex colours. Atomic."""
+    turned = mesh.copy()
+    turned.apply_transform(GLTF_FROM_WORLD)
+    data = turned.export(file_type="glb")
+    assert isinstance(data, bytes), "trimesh gives a binary glTF as bytes"
+    write_bytes_atomic(path, data, argument=argument)
+
+
+def read_glb(path: str | os.PathLike[str], *, argument: str = "INPUT") -> trimesh.Trimesh:
+    """The mesh of a .glb in world coordinates (+Z up); several parts become one. Raises `InputError` for
+    none."""
+    import trimesh
+
+    if not Path(path).is_file():
+        raise InputError(argument, os.fspath(path), "does not exist, expected a .glb file")
+    try:
+        mesh = trimesh.load_mesh(path, file_type="glb", process=False)
+    except Exception as error:
+        # trimesh raises whatever its parser stumbles over.
+        raise InputError(argument, os.fspath(path), f"broken glb ({type(error).__name__})") from error
+    if isinstance(mesh, trimesh.Scene):
+        mesh = mesh.to_mesh()
+    if not isinstance(mesh, trimesh.Trimesh) or len(mesh.faces) == 0:
+        raise InputError(argument, os.fspath(path), "holds no triangles")
+    mesh.apply_transform(np.linalg.inv(GLTF_FROM_WORLD))
+    return mesh

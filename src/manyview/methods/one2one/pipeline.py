@@ -1,0 +1,157 @@
+"""The one-to-one baseline as a diffusers pipeline: one view in, others at given cameras out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
+from torch import Tensor
+from transformers import CLIPVisionModelWithProjection
+
+from manyview.errors import InputError
+from manyview.io.framing import resize_area
+from manyview.io.manifest import build_manifest
+from manyview.io.result import Result
+from manyview.methods.one2one.model import PairDenoiser, PoseConditioner, relative_camera
+from manyview.nets.autoencoder import decode, encode
+from manyview.nets.image_encoder import embed
+from manyview.sampling.noise import item_noise
+from manyview.sampling.solvers import Solver, build_solver
+from manyview.types import Cameras, Views
+from manyview.weights import Bundle
+
+
+class One2OnePipeline(DiffusionPipeline):
+    """Every target view drawn on its own from one reference and the relative camera (Liu et al. 2023)."""
+
+    model_cpu_offload_seq = "image_encoder->unet->vae"
+
+    def __init__(
+        self,
+        vae: AutoencoderKL,
+        image_encoder: CLIPVisionModelWithProjection,
+        unet: UNet2DConditionModel,
+        conditioner: PoseConditioner,
+        scheduler: DDIMScheduler,
+    ) -> None:
+        super().__init__()
+        self.register_modules(
+            vae=vae, image_encoder=image_encoder, unet=unet, conditioner=conditioner, scheduler=scheduler
+        )
+        self.bundle: Bundle | None = None
+
+    @classmethod
+    def from_bundle(cls, bundle: Bundle, dtype: torch.dtype | None = None) -> One2OnePipeline:
+        """Built from located weights; float32 unless another dtype is asked for."""
+        wanted = {"torch_dtype": dtype or torch.float32, "local_files_only": True}
+        part = {name: str(path) for name, path in bundle.components.items()}
+        pipeline = cls(
+            vae=AutoencoderKL.from_pretrained(part["vae"], **wanted),
+            image_encoder=CLIPVisionModelWithProjection.from_pretrained(
+                part["image_encoder"], dtype=wanted["torch_dtype"], local_files_only=True
+            ),
+            unet=UNet2DConditionModel.from_pretrained(part["unet"], **wanted),
+            conditioner=PoseConditioner.from_pretrained(part["conditioner"], **wanted),
+            scheduler=DDIMScheduler.from_pretrained(part["scheduler"]),
+        )
+        pipeline.bundle = bundle
+        return pipeline
+
+    @property
+    def resolution(self) -> int:
+        """Pixels a side of the views that come out."""
+        return int(self.vae.config["sample_size"])
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        views: Views,
+        targets: Cameras,
+        *,
+        seed: int = 0,
+        num_steps: int = 50,
+        guidance: float = 1.0,
+        solver: Solver = "ddim",
+    ) -> Result:
+        """The first observed view and one drawn view for every target camera.
+
+        Raises `InputError` where the views have no cameras, before any network runs.
+        """
+        started = time.perf_counter()
+        if views.cameras is None:
+            raise InputError("INPUT", "no cameras", "expected the camera of the given view (transforms.json)")
+        if not bool(views.observed.any()):
+            raise InputError("INPUT", "no observed view", "expected one image")
+        first = int(views.observed.nonzero()[0, 0])
+        size = self.resolution
+        given, _ = resize_area(views.over(1.0)[[first]], size, size)
+        pose = relative_camera(views.cameras[[first] * len(targets)], targets)
+        made = self.predict(
+            given.expand(len(targets), -1, -1, -1),
+            pose,
+            items=range(len(targets)),
+            seed=seed,
+            num_steps=num_steps,
+            guidance=guidance,
+            solver=solver,
+        )
+        camera = views.cameras[first].resized(size, size)
+        moved = targets.resized(size, size)
+        cameras = Cameras(
+            world_from_cam=torch.cat([camera.world_from_cam, moved.world_from_cam]),
+            K=torch.cat([camera.K, moved.K]),
+            sizes=torch.cat([camera.sizes, moved.sizes]),
+        )
+        observed = torch.zeros(len(targets) + 1, dtype=torch.bool)
+        observed[0] = True
+        options = {"steps": num_steps, "guidance": guidance, "solver": solver, "resolution": size}
+        return Result(
+            views=Views(images=torch.cat([given, made]), cameras=cameras, observed=observed),
+            manifest=build_manifest(
+                "synth one2one",
+                options=options,
+                seed=seed,
+                weights=self.bundle.manifest_entries() if self.bundle else (),
+                seconds=time.perf_counter() - started,
+            ),
+        )
+
+    @torch.inference_mode()
+    def predict(
+        self,
+        references: Tensor,
+        pose: Tensor,
+        *,
+        items: Sequence[int],
+        seed: int = 0,
+        num_steps: int = 50,
+        guidance: float = 1.0,
+        solver: Solver = "ddim",
+        batch_size: int = 32,
+    ) -> Tensor:
+        """[N, 3, H, W] one view for every reference [N, 3, H, W] and relative camera [N, 4].
+
+        `items`: N numbers, of which each with `seed` decides the noise of its view.
+        """
+        dtype, device = self.unet.dtype, self.device
+        denoiser = PairDenoiser(self.unet, self.conditioner)
+        numbers, made = list(items), []
+        for start in range(0, len(references), batch_size):
+            part = slice(start, start + batch_size)
+            pixels = references[part].to(device, dtype)
+            latent, embedding = encode(self.vae, pixels), embed(self.image_encoder, pixels)
+            turn = pose[part].to(device, dtype)
+            x = item_noise(seed, numbers[part], latent.shape[1:]).to(device, dtype)
+            keep = torch.ones(len(pixels), dtype=torch.bool, device=device)
+            scheduler = build_solver(self.scheduler, solver, num_steps, device)
+            for timestep in scheduler.timesteps:
+                read = scheduler.scale_model_input(x, timestep)
+                output = denoiser(read, timestep, latent, embedding, turn, keep)
+                if guidance != 1.0:
+                    base = denoiser(read, timestep, latent, embedding, turn, ~keep)
+                    output = base + guidance * (output - base)
+                x = scheduler.step(output, timestep, x).prev_sample
+            made.append(decode(self.vae, x).float().cpu())
+        return torch.cat(made)

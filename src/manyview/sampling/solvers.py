@@ -1,0 +1,58 @@
+"""Named solvers: diffusers schedulers with their timesteps set."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
+
+from manyview.errors import InputError
+
+Solver = Literal["ddim", "dpm", "unipc"]
+Prediction = Literal["epsilon", "v_prediction"]
+NUM_TRAIN_STEPS = 1000
+SOLVERS: tuple[Solver, ...] = ("ddim", "dpm", "unipc")
+
+
+def build_scheduler(prediction: Prediction) -> DDIMScheduler:
+    """Stable Diffusion's schedule. With v-prediction the last step is pure noise (zero terminal SNR), so
+    that sampling starts where training ended."""
+    zero_snr = prediction == "v_prediction"
+    return DDIMScheduler(
+        num_train_timesteps=NUM_TRAIN_STEPS,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=True,
+        prediction_type=prediction,
+        rescale_betas_zero_snr=zero_snr,
+        timestep_spacing="trailing",
+    )
+
+
+def build_solver(
+    scheduler: DDIMScheduler, solver: Solver, num_steps: int, device: torch.device | str = "cpu"
+) -> Any:
+    """A fresh deterministic scheduler on the noise schedule of `scheduler`.
+
+    `ddim` is the paper's; `dpm` (DPM-Solver++ 2M, Lu et al. 2022) and `unipc` (Zhao et al. 2023) need
+    fewer steps for the same result. A new object each call: multistep solvers carry state.
+    Raises `InputError` for an unknown name or a step count outside 1 .. 1000.
+    """
+    if solver not in SOLVERS:
+        raise InputError("--solver", solver, f"expected one of {', '.join(SOLVERS)}")
+    limit = int(scheduler.config["num_train_timesteps"])
+    if not 1 <= num_steps <= limit:
+        raise InputError("--steps", num_steps, f"expected 1 to {limit}")
+    if solver == "ddim":
+        made: Any = DDIMScheduler.from_config(scheduler.config)
+    elif solver == "dpm":
+        made = DPMSolverMultistepScheduler.from_config(
+            scheduler.config, algorithm_type="dpmsolver++", solver_order=2, final_sigmas_type="zero"
+        )
+    else:
+        made = UniPCMultistepScheduler.from_config(scheduler.config, solver_order=2, final_sigmas_type="zero")
+    made.set_timesteps(num_steps, device=device)
+    return made

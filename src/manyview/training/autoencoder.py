@@ -1,0 +1,129 @@
+"""Training of the shared image codec."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+
+from manyview.data.packed import PackedViews
+from manyview.nets.autoencoder import build_autoencoder, decode, encode, set_statistics
+from manyview.sampling.noise import item_noise
+from manyview.training.pictures import RandomPictures
+from manyview.training.task import Task
+
+
+class _Codec(nn.Module):
+    """Encode, disturb, decode in one forward call (mixed precision and gradient averaging sit there)."""
+
+    def __init__(self, codec: AutoencoderKL, freeze_encoder: bool) -> None:
+        super().__init__()
+        self.codec = codec
+        self.freeze_encoder = freeze_encoder
+
+    def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_encoder):
+            latents = self.codec.encode(images * 2 - 1).latent_dist.mode()
+        return self.codec.decode(latents + noise).sample / 2 + 0.5, latents
+
+
+class AutoencoderTask(Task):
+    """L1 + L2 reconstruction; a small penalty holds the latents near unit size, and a little latent
+    noise makes the decoder forgive a diffusion model's errors.
+
+    With `initial` the weights of an exported codec are trained further; with `freeze_encoder` only its
+    decoder, so that latents made before stay valid.
+    """
+
+    name = "vae"
+
+    def __init__(
+        self,
+        folders: Sequence[Path],
+        shares: Sequence[float],
+        validation: Path | None,
+        crop: int = 64,
+        seed: int = 0,
+        initial: Path | None = None,
+        freeze_encoder: bool = False,
+        latent_noise: float = 0.05,
+    ) -> None:
+        self.pictures = RandomPictures(folders, shares, crop, seed)
+        self.validation = validation
+        self.initial = initial
+        self.freeze_encoder = freeze_encoder
+        self.latent_noise = latent_noise
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        return {
+            "crop": self.pictures.size,
+            "initial": str(self.initial) if self.initial else "",
+            "freeze_encoder": self.freeze_encoder,
+            "latent_noise": self.latent_noise,
+        }
+
+    def build(self) -> nn.Module:
+        """The compact codec, fresh or from `initial`."""
+        if self.initial is None:
+            codec = build_autoencoder("compact")
+        else:
+            codec = AutoencoderKL.from_pretrained(str(self.initial), local_files_only=True)
+        codec.encoder.requires_grad_(not self.freeze_encoder)
+        codec.quant_conv.requires_grad_(not self.freeze_encoder)
+        return _Codec(codec, self.freeze_encoder)
+
+    def batch(self, items: Tensor) -> dict[str, Tensor]:
+        return {"images": self.pictures.batch(items)}
+
+    def loss(
+        self, model: nn.Module, batch: dict[str, Tensor], items: Tensor, seed: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        images = batch["images"]
+        shape = (8, images.shape[-2] // 8, images.shape[-1] // 8)
+        noise = item_noise(seed, items, shape).to(images.device) * self.latent_noise
+        output, latents = model(images, noise)
+        error = output.float() - images
+        squared = error.square().mean()
+        loss = error.abs().mean() + 4 * squared + 1e-4 * latents.float().square().mean()
+        return loss, {"psnr": -10 * torch.log10(squared.detach())}
+
+    def validate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
+        """Mean PSNR of whole held-out views, without latent noise."""
+        if self.validation is None:
+            return {}
+        codec = _codec_of(model)
+        scores = []
+        for objects in PackedViews(self.validation).batches(1):
+            images = torch.from_numpy(objects[0, ::5].astype(np.float32) / 255).permute(0, 3, 1, 2).to(device)
+            mse = (decode(codec, encode(codec, images)) - images).square().mean(dim=(1, 2, 3))
+            scores.append(-10 * torch.log10(mse).mean().item())
+        return {"psnr_val": float(np.mean(scores))}
+
+    def export(self, model: nn.Module, folder: Path) -> None:
+        """The codec with its latent statistics, measured on whole training views, in float16."""
+        codec = _codec_of(model)
+        if not self.freeze_encoder or codec.config.get("latents_mean") is None:
+            set_statistics(codec, self._raw_latents(codec))
+        codec.half().save_pretrained(folder)
+
+    @torch.no_grad()
+    def _raw_latents(self, codec: AutoencoderKL) -> Tensor:
+        latents = []
+        for source in self.pictures.sources:
+            for index in np.linspace(0, len(source) - 1, 60).astype(int):
+                images = torch.from_numpy(source[int(index)][::4].astype(np.float32) / 255)
+                images = images.permute(0, 3, 1, 2).to(next(codec.parameters()).device)
+                latents.append(codec.encode(images * 2 - 1).latent_dist.mode().float())
+        return torch.cat(latents)
+
+
+def _codec_of(model: nn.Module) -> AutoencoderKL:
+    codec = getattr(model, "codec", None)
+    assert isinstance(codec, AutoencoderKL), "the autoencoder task trains an AutoencoderKL"
+    return codec

@@ -1,0 +1,35 @@
+"""The running average of the weights, in float32."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+
+class Ema:
+    """Holds `module`, a copy of the trained network with averaged weights, in evaluation mode.
+
+    Parameters follow shadow <- d shadow + (1 - d) weight with d from `ema_decay_at`; buffers are copied.
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.module = copy.deepcopy(network).float().eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, network: nn.Module, step: int) -> None:
+        """Take in the weights after optimiser step `step` (0-based). `network` has this one's structure."""
+        shadows = [shadow.detach() for shadow in self.module.parameters()]
+        weights = [weight.detach().float() for weight in network.parameters()]
+        average = get_ema_multi_avg_fn(ema_decay_at(step, self.decay))
+        average(shadows, weights, step)
+        for mine, theirs in zip(self.module.buffers(), network.buffers(), strict=True):
+            mine.copy_(theirs)
+
+
+def ema_decay_at(step: int, decay: float) -> float:
+    """min(decay, (1 + step) / (10 + step)): a short memory at first, so the first weights soon fade."""
+    return min(decay, (1 + step) / (10 + step))

@@ -19,17 +19,20 @@ SKIPPED = {".venv", ".git", "node_modules", "out", "runs", "demo"}
 PAGES = [path for path in sorted(ROOT.rglob("*.md")) if not SKIPPED & set(path.relative_to(ROOT).parts)]
 
 
-def public_functions(tree: ast.Module) -> list[ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef]:
-    """Public functions, classes, and methods of public classes; overrides of a library's hook are named by it."""
-    hooks = {"forward", "render", "decompress", "run"}
-    found = []
+Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+
+
+def public_names(tree: ast.Module) -> list[Definition]:
+    """Public functions, classes, and methods that no base class or protocol describes already."""
+    found: list[Definition] = []
     for node in tree.body:
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and node.name[0] != "_":
-            found.append(node)
-            for child in node.body if isinstance(node, ast.ClassDef) else []:
-                if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
-                    if child.name[0] != "_" and child.name not in hooks:
-                        found.append(child)
+        if not isinstance(node, Definition) or node.name[0] == "_":
+            continue
+        found.append(node)
+        inherits = isinstance(node, ast.ClassDef) and bool(node.bases)
+        for child in node.body if isinstance(node, ast.ClassDef) and not inherits else []:
+            if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef) and child.name[0] != "_":
+                found.append(child)
     return found
 
 
@@ -38,7 +41,7 @@ def test_public_names_have_docstrings_and_return_types(path: Path) -> None:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     assert not tree.body or ast.get_docstring(tree), f"{path.name} has no first line that says what it is"
     bare = []
-    for node in public_functions(tree):
+    for node in public_names(tree):
         if not ast.get_docstring(node):
             bare.append(f"{node.name} (line {node.lineno}): no docstring")
         if not isinstance(node, ast.ClassDef) and node.returns is None:

@@ -37,7 +37,7 @@ def is_type_checking(node: ast.stmt) -> bool:
 
 
 def imports(source: str, module: str, is_package: bool, *, top_level_only: bool = False) -> set[str]:
-    """Dotted names a module's source imports; of `from a import b` both `a` and `a.b`, b's kind being unknown."""
+    """Dotted names a source imports; of `from a import b` both `a` and `a.b`, since b may be a module."""
     found: set[str] = set()
 
     def visit(node: ast.AST) -> None:

@@ -39,7 +39,9 @@ with contextlib.redirect_stdout(io.StringIO()):
         assert main([name, "--no-such-flag"]) == 2
 print([name for name in {HEAVY} if name in sys.modules])
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "[]\n"
 
@@ -53,7 +55,9 @@ def test_doctor(tmp_path: Path) -> None:
     assert done.returncode == 0
     names = {check["name"] for check in report["checks"]}
     assert {"python", "torch", "gpu", "ffmpeg", "current folder"} <= names
-    assert all(check["fix"] for check in report["checks"] if check["name"].startswith("extra") and not check["ok"])
+    assert all(
+        check["fix"] for check in report["checks"] if check["name"].startswith("extra") and not check["ok"]
+    )
 
 
 def test_render_a_cube(tmp_path: Path) -> None:
@@ -74,6 +78,9 @@ def test_render_a_cube(tmp_path: Path) -> None:
     for frame in transforms["frames"]:
         assert (scenes[0].parent / frame["file_path"]).is_file()
 
+    # The same again keeps what is there; other options are refused.
     again = manyview(*words, cwd=tmp_path)
-    assert again.returncode == 2
-    assert "--force" in json.loads(again.stdout)["error"]["line"]
+    assert json.loads(again.stdout)["kept"] == ["cube"]
+    other = manyview(*words, "--seed", "1", cwd=tmp_path)
+    assert other.returncode == 2
+    assert json.loads(other.stdout)["error"]["argument"] == "--out"

@@ -52,7 +52,9 @@ def test_every_flag_has_help() -> None:
     modules = [flags, *(command_module(command) for command in COMMANDS)]
     for module in modules:
         for node in ast.walk(ast.parse(inspect.getsource(module))):
-            if not (isinstance(node, ast.ClassDef) and (node.name == "Options" or node.name.endswith("Flags"))):
+            if not (
+                isinstance(node, ast.ClassDef) and (node.name == "Options" or node.name.endswith("Flags"))
+            ):
                 continue
             for field, after in zip(node.body, [*node.body[1:], None], strict=True):
                 if isinstance(field, ast.AnnAssign) and "arg(name=''" not in ast.unparse(field.annotation):

@@ -1,4 +1,4 @@
-"""Exit codes, one-line errors, and one JSON object on stdout; in this process, since each new one costs seconds."""
+"""Exit codes, one-line errors, one JSON object on stdout; in this process, since a new one costs seconds."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_help_of_each_command(name: str, capsys: pytest.CaptureFixture[str]) -> 
         (["render", "x", "--out", "y", "--size", "big"], ["--size", "big"]),
         (["render", "x", "--out", "y", "--engine", "fat"], ["fat", "cycles"]),
         (["render", "x", "--out"], ["--out"]),
-        (["render", "/no/such/mesh.glb", "--out", "y"], ["/no/such/mesh.glb", "does not exist"]),
+        (["render", "/no/such/mesh.glb", "--out", "y"], ["/no/such/mesh.glb", "expected a mesh file"]),
         (["render", "--out", "y"], ["meshes"]),
         (["render", __file__, "--out", "y", "--size", "2"], ["--size", "2", "8"]),
         (["train", "nope", "--out", "y"], ["nope", "vae"]),
@@ -105,7 +105,8 @@ def test_text_goes_to_stdout_without_json(command, capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize(
-    ("error", "code"), [(InputError("a", 1, "expected 2"), 2), (KeyboardInterrupt(), 130), (Stopped("at step 3"), 130)]
+    ("error", "code"),
+    [(InputError("a", 1, "expected 2"), 2), (KeyboardInterrupt(), 130), (Stopped("at step 3"), 130)],
 )
 def test_expected_exceptions_end_quietly(
     error: BaseException, code: int, command, capsys: pytest.CaptureFixture[str]
@@ -163,10 +164,9 @@ def test_outputs_are_not_replaced(tmp_path) -> None:
     full.mkdir()
     (full / "x").touch()
     file.touch()
-    flags.check_output(tmp_path / "new" / "deep", force=False)
-    flags.check_output(empty, force=False)
-    flags.check_output(full, force=True)
-    flags.check_output(full, force=False, resume=True)
+    flags.check_output(tmp_path / "new" / "deep", allowed=False)
+    flags.check_output(empty, allowed=False)
+    flags.check_output(full, allowed=True)
     for path in (full, file, file / "below"):
         with pytest.raises(InputError, match="--out"):
-            flags.check_output(path, force=False)
+            flags.check_output(path, allowed=False)

@@ -56,7 +56,12 @@ def test_ssim_agrees_with_skimage() -> None:
         plain.append(structural_similarity(a, b, data_range=1, channel_axis=2))
         gauss.append(
             structural_similarity(
-                *(a, b), data_range=1, channel_axis=2, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
+                *(a, b),
+                data_range=1,
+                channel_axis=2,
+                gaussian_weights=True,
+                sigma=1.5,
+                use_sample_covariance=False,
             )
         )
     assert ssim_skimage(images, targets).tolist() == pytest.approx(plain, abs=1e-6)

@@ -1,4 +1,4 @@
-"""The `manyview` command: the first word picks a module, so that help for one command loads nothing of the others."""
+"""The `manyview` command. The first word picks a module, so help for one loads nothing of the others."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from manyview.cli.shell import refuse, run_command
 
     if words[0] not in COMMANDS:
-        return refuse("command", words[0], f"expected one of {', '.join(COMMANDS)}", as_json="--json" in words)
+        return refuse(
+            "command", words[0], f"expected one of {', '.join(COMMANDS)}", as_json="--json" in words
+        )
     return run_command(words[0], words[1:])
 
 
@@ -49,6 +51,6 @@ def overview() -> str:
             "",
             *lines,
             "",
-            "manyview COMMAND --help lists a command's options. Exit codes: 0 done, 2 bad input, 130 stopped.",
+            "manyview COMMAND --help lists its options. Exit codes: 0 done, 2 bad input, 130 stopped.",
         ]
     )

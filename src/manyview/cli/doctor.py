@@ -16,9 +16,13 @@ from pathlib import Path
 
 from manyview import __version__
 from manyview.cli.shell import BAD_INPUT, DONE, Answer
+from manyview.errors import InputError
+from manyview.methods import METHODS
 from manyview.progress import Progress
+from manyview.weights import open_bundle
+from manyview.weights.bundle import COMPACT
 
-SUMMARY = "Check this installation: versions, processor, memory, extras, bundled weights, ffmpeg, write access."
+SUMMARY = "Check this installation: versions, processor, extras, bundled weights, ffmpeg, write access."
 
 # Extra -> the module it brings and what it is for.
 _EXTRAS = {
@@ -59,7 +63,10 @@ def run(options: Options, progress: Progress) -> Answer:
     ]
     checks = [check for group in groups for check in group()]
     broken = [check for check in checks if check.required and not check.ok]
-    lines = [f"{_mark(check)} {check.name}: {check.detail}" + (f" -> {check.fix}" if check.fix else "") for check in checks]
+    lines = [
+        f"{_mark(check)} {check.name}: {check.detail}" + (f" -> {check.fix}" if check.fix else "")
+        for check in checks
+    ]
     lines.append(f"{len(broken)} required checks failed" if broken else "everything required is in order")
     data = {"command": "doctor", "ok": not broken, "checks": [asdict(check) for check in checks]}
     return Answer(data=data, text="\n".join(lines), code=BAD_INPUT if broken else DONE)
@@ -123,12 +130,30 @@ def _extras() -> list[Check]:
     for extra, (module, use) in _EXTRAS.items():
         there = importlib.util.find_spec(module) is not None
         fix = "" if there else f"pip install 'manyview[{extra}]'"
-        checks.append(Check(name=f"extra {extra}", ok=there, detail=f"{module}, for {use}", required=False, fix=fix))
+        checks.append(
+            Check(name=f"extra {extra}", ok=there, detail=f"{module}, for {use}", required=False, fix=fix)
+        )
     return checks
 
 
 def _weights() -> list[Check]:
-    return []
+    checks = []
+    for method in METHODS:
+        name = f"weights compact/{method}"
+        if not (COMPACT / method).is_dir():
+            fix = f"manyview train {method} makes some; name them with --weights"
+            checks.append(Check(name=name, ok=False, detail="not in this package", required=False, fix=fix))
+            continue
+        try:
+            bundle = open_bundle("compact", method)
+            detail = f"sha256 {bundle.sha256[:12]}, {bundle.licence}"
+            checks.append(Check(name=name, ok=True, detail=detail))
+        except InputError as error:
+            fix = "pip install --force-reinstall manyview"
+            checks.append(Check(name=name, ok=False, detail=error.accepted, fix=fix))
+    there = any(check.ok for check in checks)
+    detail = "at least one method runs without a download" if there else "none found"
+    return [*checks, Check(name="bundled weights", ok=there, detail=detail)]
 
 
 def _ffmpeg() -> list[Check]:
@@ -137,7 +162,11 @@ def _ffmpeg() -> list[Check]:
         done = subprocess.run([program, "-version"], capture_output=True, text=True, timeout=30, check=True)
     except (ImportError, RuntimeError, OSError, subprocess.SubprocessError) as error:
         fix = "pip install --force-reinstall imageio-ffmpeg"
-        return [Check(name="ffmpeg", ok=False, detail=" ".join(str(error).split()) or type(error).__name__, fix=fix)]
+        return [
+            Check(
+                name="ffmpeg", ok=False, detail=" ".join(str(error).split()) or type(error).__name__, fix=fix
+            )
+        ]
     return [Check(name="ffmpeg", ok=True, detail=done.stdout.splitlines()[0].split(" Copyright")[0])]
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import re
+import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -72,6 +76,17 @@ def check_memory(estimate: int, limit: str | None) -> None:
         raise InputError("--max-memory", limit, f"this run is estimated to need {estimate / 1e6:.0f} MB")
 
 
+def parameter_bytes(folders: Iterable[Path], dtype: Literal["fp32", "bf16", "fp16"]) -> int:
+    """Bytes the safetensors in `folders` take once loaded as `dtype`, read off their headers alone."""
+    count = 0
+    for path in (path for folder in folders for path in folder.glob("*.safetensors")):
+        with path.open("rb") as stream:
+            # The file starts with the length of its header as a little-endian 64-bit number, then json.
+            header = json.loads(stream.read(struct.unpack("<Q", stream.read(8))[0]))
+        count += sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+    return count * (4 if dtype == "fp32" else 2)
+
+
 def check_readable(argument: str, path: Path) -> None:
     """Raise `InputError` unless `path` exists and can be read."""
     if not path.exists():
@@ -80,14 +95,14 @@ def check_readable(argument: str, path: Path) -> None:
         raise InputError(argument, str(path), "cannot be read: permission denied")
 
 
-def check_output(path: Path, *, force: bool, resume: bool = False) -> None:
-    """Raise `InputError` if `path` could not be written, or exists and may not be replaced.
+def check_output(path: Path, *, allowed: bool, flag: str = "--force") -> None:
+    """Raise `InputError` if `path` could not be written, or exists and `flag` was not given (`allowed`).
 
     An empty folder counts as absent.
     """
     occupied = path.is_file() or (path.is_dir() and any(path.iterdir()))
-    if occupied and not (force or resume):
-        raise InputError("--out", str(path), "already exists; choose another path or give --force")
+    if occupied and not allowed:
+        raise InputError("--out", str(path), f"already exists; choose another path or give {flag}")
     parent = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     if not os.access(parent, os.W_OK):
         raise InputError("--out", str(path), f"{parent} is not writable")

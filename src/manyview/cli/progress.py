@@ -21,6 +21,15 @@ from rich.text import Text
 _LOG_SECONDS = 10.0
 
 
+def silence_loading() -> None:
+    """Turn off the bars the libraries draw while they read weights; ours is enough."""
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
+    transformers.utils.logging.disable_progress_bar()
+    diffusers.utils.logging.disable_progress_bar()
+
+
 class _RateColumn(ProgressColumn):
     def render(self, task: Task) -> Text:
         return Text(f"{task.speed:.2f}/s" if task.speed else "", style="progress.data.speed")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import importlib
+import json
+import math
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -15,12 +18,20 @@ from manyview.cli.flags import (
     check_output,
     check_range,
     check_readable,
+    parameter_bytes,
     torch_device,
     torch_dtype,
 )
-from manyview.cli.rig import fill_rig, parse_grid, parse_slots
+from manyview.cli.progress import silence_loading
+from manyview.cli.rig import choose_given, parse_slots, parse_targets, read_given
 from manyview.cli.shell import Answer
+from manyview.errors import InputError
+from manyview.methods import METHODS
 from manyview.progress import Progress
+from manyview.weights import Bundle, open_bundle
+
+if TYPE_CHECKING:
+    from manyview.io.result import Result
 
 SUMMARY = "Make the missing views of an object from the given ones; the result is a scene folder."
 
@@ -34,20 +45,113 @@ class Options:
     out: Path
     """Folder of the result."""
     method: str = "dimvis"
-    """The method."""
+    """dimvis: the missing views of a rig, all at once. one2one: views at --targets, one by one."""
     weights: str = "compact"
     """compact (in the package), a folder, or a hub id."""
     slots: str | None = None
-    """Which places of the rig the images take, in their order, such as 0,2; the first ones when not given."""
-    grid: str = "2x2"
-    """Rows x columns in which the method lays out the rig's views."""
+    """Which places of the rig the images take, in their order, such as 0,2; without it by their cameras,
+    else the first places. Of a scene that holds the whole rig: which of its views count as given."""
+    split: int | None = None
+    """Which train_test_split file of the scene says what is given, if it has several."""
+    targets: str | None = None
+    """Cameras to draw, for methods that need them: orbit:16, yaw:-40:40:9, or a transforms.json."""
     steps: int = 50
     """Denoising steps."""
     guidance: float | None = None
-    """Guidance strength; when not given, the method's choice for the number of given views."""
-    solver: Literal["ddim", "repaint"] = "ddim"
-    """How the missing views are drawn."""
+    """Guidance strength; when not given, the choice that goes with the weights."""
+    solver: Literal["ddim", "dpm", "unipc"] = "ddim"
+    """ddim is the papers'; the others need fewer steps."""
     samples: int = 1
-    """How many results to draw; with two or more their spread is written as well."""
+    """How many results to draw; with two or more, all and their spread are written as well."""
     compute: Annotated[ComputeFlags, tyro.conf.arg(name="")] = field(default_factory=ComputeFlags)
     output: Annotated[OutputFlags, tyro.conf.arg(name="")] = field(default_factory=OutputFlags)
+
+
+def run(options: Options, progress: Progress) -> Answer:
+    """Check everything that can be checked, load the weights, draw, and write the result."""
+    slots = parse_slots(options.slots)
+    check_readable("INPUT", options.input)
+    check_output(options.out, allowed=options.output.force)
+    check_range("--steps", options.steps, 1, 1000)
+    check_range("--guidance", options.guidance, 0, 100)
+    check_range("--samples", options.samples, 1, 1000)
+    if options.method not in METHODS:
+        raise InputError("--method", options.method, f"expected one of {', '.join(METHODS)}")
+    by_camera = importlib.import_module(f"manyview.methods.{options.method}.spec").NEEDS_CAMERAS
+    _check_kind(options, by_camera)
+    bundle = open_bundle(options.weights, options.method)
+    check_memory(
+        parameter_bytes(bundle.components.values(), options.compute.dtype), options.compute.max_memory
+    )
+    views = read_given(options.input, _resolution(bundle), options.split)
+    targets = None
+    if by_camera:
+        given = None if views.cameras is None else views.cameras[views.observed]
+        targets = parse_targets(options.targets or "", given, _resolution(bundle))
+    else:
+        views, slots = choose_given(views, slots, _num_views(bundle))
+    device, dtype = torch_device(options.compute.device), torch_dtype(options.compute.dtype)
+
+    from manyview.methods import load
+
+    silence_loading()
+    pipeline = load(options.method, options.weights, device, dtype)
+    if hasattr(pipeline, "estimate_memory"):
+        check_memory(pipeline.estimate_memory(options.samples), options.compute.max_memory)
+    shared: dict[str, Any] = {
+        "seed": options.output.seed,
+        "num_steps": options.steps,
+        "solver": options.solver,
+    }
+    if targets is not None:
+        if options.guidance is not None:
+            shared["guidance"] = options.guidance
+        result: Result = pipeline(views, targets, **shared)
+    else:
+        shared |= {"guidance": options.guidance, "num_samples": options.samples, "progress": progress}
+        result = pipeline(views, slots=slots, **shared)
+    result = replace(result, manifest={**result.manifest, "input": str(options.input)})
+    result.save(options.out, options.output.force)
+    return Answer(
+        data={
+            "command": "synth",
+            "out": str(options.out),
+            "views": len(result.views),
+            "observed": result.views.observed.nonzero()[:, 0].tolist(),
+            "manifest": dict(result.manifest),
+        },
+        text=f"wrote {len(result.views)} views to {options.out}; see {options.out / 'sheet.png'}",
+    )
+
+
+def _check_kind(options: Options, by_camera: bool) -> None:
+    """Raise `InputError` for flags of the other kind of method: a rig's slots, or target cameras."""
+    if not by_camera and options.targets is not None:
+        accepted = f"{options.method} takes none, its rig decides; a method such as one2one does"
+        raise InputError("--targets", options.targets, accepted)
+    if by_camera:
+        if options.targets is None:
+            accepted = f"{options.method} needs orbit:16, yaw:-40:40:9 or a transforms.json"
+            raise InputError("--targets", "not given", accepted)
+        if options.slots is not None:
+            raise InputError("--slots", options.slots, f"{options.method} has no rig; give --targets alone")
+        if options.samples != 1:
+            accepted = f"{options.method} draws one; change --seed for another"
+            raise InputError("--samples", options.samples, accepted)
+
+
+def _resolution(bundle: Bundle) -> int:
+    """Pixels a side of the views the weights make."""
+    return int(_component_config(bundle, "vae")["sample_size"])
+
+
+def _num_views(bundle: Bundle) -> int:
+    """Slots of the rig the weights were trained for."""
+    return math.prod(_component_config(bundle, "conditioner")["grid"])
+
+
+def _component_config(bundle: Bundle, name: str) -> dict[str, Any]:
+    """A component's configuration, read without loading its weights."""
+    if name not in bundle.components:
+        raise InputError("--weights", bundle.name, f"holds no {name}")
+    return json.loads((bundle.components[name] / "config.json").read_text(encoding="utf-8"))

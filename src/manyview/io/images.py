@@ -196,7 +196,9 @@ def _open(data: bytes, shown: str, argument: str) -> Image.Image:
             return Image.open(io.BytesIO(data))
     except UnidentifiedImageError:
         if data[:4] in (b"II*\0", b"MM\0*"):
-            raise InputError(argument, shown, "a TIFF of float or rare format; expected 8 or 16 bit") from None
+            raise InputError(
+                argument, shown, "a TIFF of float or rare format; expected 8 or 16 bit"
+            ) from None
         raise
     except Image.DecompressionBombError:
         raise InputError(argument, shown, "far too many pixels for an image") from None

@@ -18,9 +18,9 @@ VGG16_WIDTHS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 51
 
 
 class BlurPool(nn.Module):
-    """[N, C, H, W] to [N, C, H // 2 + 1, W // 2 + 1]: reflection of 2 pixels, then (1 2 1)/4 each way,
-    stride 2.
+    """[N, C, H, W] to [N, C, (H + 1) // 2 + 1, (W + 1) // 2 + 1]: a binomial blur with stride 2.
 
+    Reflection of 2 pixels on every side, then the filter (1 2 1)/4 along rows and columns, each second pixel.
     The padding needs more than 2 pixels a side.
     """
 

@@ -7,7 +7,7 @@ for published codecs such as Stable Diffusion's).
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from diffusers import AutoencoderKL
@@ -18,20 +18,22 @@ Preset = Literal["compact", "paper"]
 
 def build_autoencoder(preset: Preset = "compact", latent_channels: int | None = None) -> AutoencoderKL:
     """A codec with fresh weights: `compact` (ours) or `paper` (the sizes of Stable Diffusion's)."""
+    # A dictionary, since diffusers annotates its tuples of any length as tuples of one.
+    levels: dict[str, Any] = {
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4,
+        "block_out_channels": (128, 256, 512, 512) if preset == "paper" else (16, 32, 64, 128),
+    }
     if preset == "paper":
         return AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-            block_out_channels=(128, 256, 512, 512),
+            **levels,
             layers_per_block=2,
             latent_channels=latent_channels or 4,
             sample_size=512,
             scaling_factor=0.18215,
         )
     return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(16, 32, 64, 128),
+        **levels,
         layers_per_block=1,
         latent_channels=latent_channels or 8,
         norm_num_groups=8,
@@ -43,15 +45,26 @@ def build_autoencoder(preset: Preset = "compact", latent_channels: int | None = 
 
 def encode(codec: AutoencoderKL, images: Tensor) -> Tensor:
     """Normalised latents of the posterior's mode (never sampled, so the same image gives the same latent)."""
-    moments = codec.encode(images * 2 - 1).latent_dist.mode()
-    mean, std = _statistics(codec, moments)
-    return (moments - mean) / std
+    latents = raw_latents(codec, images)
+    mean, std = _statistics(codec, latents)
+    return (latents - mean) / std
 
 
 def decode(codec: AutoencoderKL, latents: Tensor) -> Tensor:
     """Images in [0, 1] (clamped) from normalised latents."""
     mean, std = _statistics(codec, latents)
-    return (codec.decode(latents * std + mean).sample / 2 + 0.5).clamp(0, 1)
+    return raw_images(codec, latents * std + mean).clamp(0, 1)
+
+
+def raw_latents(codec: AutoencoderKL, images: Tensor) -> Tensor:
+    """The posterior's mode as the encoder gives it, not normalised, of images in [0, 1]."""
+    return codec.encode(images * 2 - 1, return_dict=False)[0].mode()
+
+
+def raw_images(codec: AutoencoderKL, latents: Tensor) -> Tensor:
+    """The decoder's answer on the scale of images, not clamped, to latents that are not normalised."""
+    # The annotation asks for a FloatTensor, which no tensor's static type is.
+    return codec.decode(latents, return_dict=False)[0] / 2 + 0.5  # pyright: ignore[reportArgumentType]
 
 
 def latent_scale(codec: AutoencoderKL) -> int:

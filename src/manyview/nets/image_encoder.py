@@ -6,7 +6,7 @@ side (two views of one object agree), so its embedding says what the object is, 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -58,5 +58,5 @@ def preprocess(images: Tensor, size: int) -> Tensor:
 
 def embed(encoder: CLIPVisionModelWithProjection, images: Tensor) -> Tensor:
     """[B, D] projected image embeddings of images [B, 3, H, W] in [0, 1]."""
-    pixels = preprocess(images, encoder.config.image_size)
+    pixels = preprocess(images, cast(int, encoder.config.image_size))
     return encoder(pixel_values=pixels.to(encoder.dtype)).image_embeds

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -22,7 +22,7 @@ def build_unet(
     parameters with attention below the finest level. The last `zero_channels` input channels start with
     zero weights, so that an option that adds them changes nothing at first.
     """
-    shared = {
+    shared: dict[str, Any] = {
         "in_channels": in_channels,
         "out_channels": latent_channels,
         "cross_attention_dim": context_dim,

@@ -19,7 +19,7 @@ Unconditional = Literal["renoised", "clean"]
 class JointDenoiser(Protocol):
     """The network's answer for every slot, in the parameterisation of the scheduler."""
 
-    def __call__(self, latents: Tensor, timestep: Tensor, observed: Tensor, described: Tensor) -> Tensor:
+    def __call__(self, latents: Tensor, timestep: Tensor, observed: Tensor, described: Tensor, /) -> Tensor:
         """latents [B, V, C, h, w]; timestep scalar int64; observed [B, V] says which slots are clean,
         described [B, V] which of them may also be read through their image embedding."""
         ...

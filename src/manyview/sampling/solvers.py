@@ -46,13 +46,22 @@ def build_solver(
     limit = int(scheduler.config["num_train_timesteps"])
     if not 1 <= num_steps <= limit:
         raise InputError("--steps", num_steps, f"expected 1 to {limit}")
-    if solver == "ddim":
+    if solver == "ddim" and limit % num_steps == 0:
         made: Any = DDIMScheduler.from_config(scheduler.config)
-    elif solver == "dpm":
+    elif solver in ("ddim", "dpm"):
+        # diffusers' DDIM steps by `limit // num_steps`: where that leaves a rest it misses the next timestep
+        # by one and ends at a noisy one. DPM-Solver++ of order 1 is DDIM (its section 4) from level to level.
         made = DPMSolverMultistepScheduler.from_config(
-            scheduler.config, algorithm_type="dpmsolver++", solver_order=2, final_sigmas_type="zero"
+            scheduler.config,
+            algorithm_type="dpmsolver++",
+            solver_order=1 if solver == "ddim" else 2,
+            final_sigmas_type="zero",
         )
     else:
         made = UniPCMultistepScheduler.from_config(scheduler.config, solver_order=2, final_sigmas_type="zero")
     made.set_timesteps(num_steps, device=device)
+    if len(made.timesteps) == num_steps + 1:
+        # A float range of 61 steps has 62 numbers (and so for 103, 121, ...); the last timestep is -1.
+        made.timesteps, made.num_inference_steps = made.timesteps[:num_steps], num_steps
+        made.sigmas = torch.cat([made.sigmas[:num_steps], made.sigmas[-1:]])
     return made

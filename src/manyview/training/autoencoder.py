@@ -12,7 +12,14 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from manyview.data.packed import PackedViews
-from manyview.nets.autoencoder import build_autoencoder, decode, encode, set_statistics
+from manyview.nets.autoencoder import (
+    build_autoencoder,
+    decode,
+    encode,
+    raw_images,
+    raw_latents,
+    set_statistics,
+)
 from manyview.sampling.noise import item_noise
 from manyview.training.pictures import RandomPictures
 from manyview.training.task import Task
@@ -28,8 +35,8 @@ class _Codec(nn.Module):
 
     def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_encoder):
-            latents = self.codec.encode(images * 2 - 1).latent_dist.mode()
-        return self.codec.decode(latents + noise).sample / 2 + 0.5, latents
+            latents = raw_latents(self.codec, images)
+        return raw_images(self.codec, latents + noise), latents
 
 
 class AutoencoderTask(Task):
@@ -75,7 +82,8 @@ class AutoencoderTask(Task):
         else:
             codec = AutoencoderKL.from_pretrained(str(self.initial), local_files_only=True)
         codec.encoder.requires_grad_(not self.freeze_encoder)
-        codec.quant_conv.requires_grad_(not self.freeze_encoder)
+        if codec.quant_conv is not None:
+            codec.quant_conv.requires_grad_(not self.freeze_encoder)
         return _Codec(codec, self.freeze_encoder)
 
     def batch(self, items: Tensor) -> dict[str, Tensor]:
@@ -119,7 +127,7 @@ class AutoencoderTask(Task):
             for index in np.linspace(0, len(source) - 1, 60).astype(int):
                 images = torch.from_numpy(source[int(index)][::4].astype(np.float32) / 255)
                 images = images.permute(0, 3, 1, 2).to(next(codec.parameters()).device)
-                latents.append(codec.encode(images * 2 - 1).latent_dist.mode().float())
+                latents.append(raw_latents(codec, images).float())
         return torch.cat(latents)
 
 

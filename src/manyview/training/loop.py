@@ -11,9 +11,9 @@ import contextlib
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
@@ -81,6 +81,7 @@ def fit(
     _check_device(config)
     start = _find_start(out, resume)
     accelerator = _accelerator(config)
+    config = replace(config, dtype=number_format(config))
     identity = run_identity(config, task.name, dict(task.settings), accelerator.num_processes)
     identity = json.loads(json.dumps(identity))  # as it will read back: no tuples
     if start is not None:
@@ -291,6 +292,19 @@ def _check_device(config: TrainConfig) -> None:
     on_gpu = config.device != "cpu" and torch.cuda.is_available()
     if on_gpu and config.dtype == "bf16" and not torch.cuda.is_bf16_supported():
         raise InputError("--dtype", config.dtype, "this GPU has no bfloat16; expected fp32")
+
+
+def number_format(config: TrainConfig) -> Literal["bf16", "fp32"]:
+    """The number format that `auto` stands for on this machine; a format that was named, as it is.
+
+    A CPU without bfloat16 instructions emulates them: convolutions are then some sixty times slower.
+    """
+    if config.dtype != "auto":
+        return config.dtype
+    if config.device != "cpu" and torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    capabilities = torch.cpu.get_capabilities()
+    return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "fp32"
 
 
 def _find_start(out: Path, resume: bool) -> Path | None:

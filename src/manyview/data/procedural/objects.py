@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -10,6 +10,8 @@ import trimesh
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from trimesh.visual import TextureVisuals
+from trimesh.visual.material import PBRMaterial
 
 from manyview.data.procedural.shapes import FAMILIES, rotation_z
 from manyview.data.procedural.surfaces import Array, Surface
@@ -38,8 +40,8 @@ class TexturedMesh:
 
     def to(self, device: torch.device | str) -> TexturedMesh:
         """The same object on a device."""
-        moved = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in vars(self).items()}
-        return TexturedMesh(**moved)
+        moved = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, **moved)
 
 
 def make_object(seed: int, family: str | None = None) -> TexturedMesh:
@@ -92,13 +94,11 @@ def to_trimesh(mesh: TexturedMesh) -> trimesh.Trimesh:
     local[..., 0] = (local[..., 0] + mesh.material.numpy()[:, None]) / num_materials
     strip = mesh.textures.permute(2, 0, 3, 1).reshape(TEXTURE_SIZE, num_materials * TEXTURE_SIZE, 3)
     image = Image.fromarray((strip.numpy() * 255).round().astype(np.uint8))
-    material = trimesh.visual.material.PBRMaterial(
-        baseColorTexture=image, metallicFactor=0.0, roughnessFactor=1.0
-    )
+    material = PBRMaterial(baseColorTexture=image, metallicFactor=0.0, roughnessFactor=1.0)
     return trimesh.Trimesh(
         vertices=mesh.vertices.numpy()[mesh.faces.numpy()].reshape(-1, 3),
         faces=np.arange(mesh.faces.numel()).reshape(-1, 3),
-        visual=trimesh.visual.TextureVisuals(uv=local.reshape(-1, 2), material=material),
+        visual=TextureVisuals(uv=local.reshape(-1, 2), material=material),
         process=False,
     )
 

@@ -175,7 +175,8 @@ def _solid(rng: np.random.Generator, size: Array) -> manifold3d.Manifold:
             solid = solid.rotate((90, 0, 0))
     else:
         solid = manifold3d.Manifold.sphere(0.5, 40)
-    return solid.scale(tuple(float(v) for v in size))
+    x, y, z = (float(v) for v in size)
+    return solid.scale((x, y, z))
 
 
 def figure(rng: np.random.Generator) -> list[Part]:

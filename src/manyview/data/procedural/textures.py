@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import colorsys
 import string
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 TEXTURE_SIZE = 192
-_WORDS = (
+_WORDS = (  # noqa: SIM905 (as a list, one line a word)
     "FRESH NATURAL ORIGINAL SUPER CLASSIC MINI SOUP COFFEE TOY SPORT CARE CLEAN POWER SWEET GREEN BLUE "
     "OATS JUICE SALT TEA COCOA RICE BLOCK RACER STAR LION HOME KIDS PRO MAX VITA NET WT 100% NEW"
 ).split()
 
 Picture = NDArray[np.float32]
+Painter = Callable[[np.random.Generator, ImageDraw.ImageDraw, list], None]
 
 
 def palette(rng: np.random.Generator) -> Picture:
@@ -74,7 +76,8 @@ def fractal_noise(rng: np.random.Generator, cells: int) -> Picture:
         grid = rng.random((cells, cells)).astype(np.float32)
         wrapped = np.pad(grid, 1, mode="wrap")
         edge = TEXTURE_SIZE // cells
-        big = Image.fromarray(wrapped).resize(((cells + 2) * edge,) * 2, Image.Resampling.BICUBIC)
+        side = (cells + 2) * edge
+        big = Image.fromarray(wrapped).resize((side, side), Image.Resampling.BICUBIC)
         full = np.asarray(big)[edge : edge + cells * edge, edge : edge + cells * edge]
         total += weight * np.asarray(Image.fromarray(full).resize((TEXTURE_SIZE, TEXTURE_SIZE)))
         weight *= 0.55
@@ -129,10 +132,10 @@ def _bands(rng: np.random.Generator, colours: Picture) -> Picture:
     return colours[np.searchsorted(edges, v) % len(colours)]
 
 
-def _draw(rng: np.random.Generator, colours: Picture, painter: object) -> Picture:
+def _draw(rng: np.random.Generator, colours: Picture, painter: Painter) -> Picture:
     image = Image.new("RGB", (TEXTURE_SIZE, TEXTURE_SIZE), _rgb(colours[0]))
-    painter(rng, ImageDraw.Draw(image), [_rgb(c) for c in colours])  # type: ignore[operator]
-    return np.asarray(image, dtype=np.float32) / 255
+    painter(rng, ImageDraw.Draw(image), [_rgb(c) for c in colours])
+    return np.asarray(image, dtype=np.float32) / np.float32(255)
 
 
 def _dots(rng: np.random.Generator, draw: ImageDraw.ImageDraw, colours: list) -> None:
@@ -185,5 +188,5 @@ def _label(rng: np.random.Generator, draw: ImageDraw.ImageDraw, colours: list) -
 
 
 def _rgb(colour: Picture) -> tuple[int, int, int]:
-    red, green, blue = (int(round(float(c) * 255)) for c in colour)
+    red, green, blue = (round(float(c) * 255) for c in colour)
     return red, green, blue

@@ -1,10 +1,11 @@
 """The engine `cycles`: Blender's path tracer (`bpy`), run headless in a process of its own.
 
-The setting is that of the SyncDreamer renders (uniform environment of radiance 0.5, one diffuse bounce, transparent
-film), with these differences, each for a reason: alpha and colour are averaged over the pixel (theirs samples its
-centre only, which leaves jagged outlines); no denoiser (it smears textures at 128 px; 128 samples of a uniform
-environment are clean); the colours are the plain sRGB of the light (Blender's "Standard"), whereas a stock Blender
-applies its film look; no lamp besides the environment. The stock scene's look depends on Blender's version.
+The setting is that of the SyncDreamer renders (uniform environment of radiance 0.5, one diffuse bounce,
+transparent film), with these differences, each for a reason: alpha and colour are averaged over the pixel
+(theirs samples its centre only, which leaves jagged outlines); no denoiser (it smears textures at 128 px;
+128 samples of a uniform environment are clean); the colours are the plain sRGB of the light (Blender's
+"Standard"), whereas a stock Blender applies its film look; no lamp besides the environment. The stock
+scene's look depends on Blender's version.
 
 Geometry and materials come from our own reader, so both engines see the same object in the same place.
 Blender prints to the console from C; in a process of its own none of that reaches the caller.
@@ -17,7 +18,6 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,28 +67,33 @@ def require_cycles(options: CyclesOptions | None = None) -> None:
     """Raise `MissingDependency` unless the chosen Python has bpy."""
     python = options.python if options else ""
     if python:
-        found = Path(python).exists() and not subprocess.run(
-            [python, "-c", "import importlib.util as u, sys; sys.exit(u.find_spec('bpy') is None)"],
-            capture_output=True,
-        ).returncode
+        found = (
+            Path(python).exists()
+            and not subprocess.run(
+                [python, "-c", "import importlib.util as u, sys; sys.exit(u.find_spec('bpy') is None)"],
+                capture_output=True,
+            ).returncode
+        )
     else:
         found = importlib.util.find_spec("bpy") is not None
     if not found:
         raise MissingDependency(
-            "engine", "cycles", "needs Blender's Python package: pip install manyview[render]"
+            "engine", "cycles", "needs Blender's Python package: pip install --no-deps bpy==5.0.1"
         )
 
 
 def render_cycles(mesh: RenderMesh, cameras: Cameras, options: CyclesOptions | None = None) -> Views:
     """Views of `mesh` from `cameras`: straight sRGB colour, alpha as mask; depth from the ray caster.
 
-    Deterministic for given options on one machine. Raises `InputError` for cameras with lens distortion, of different
-    sizes or with pixels that are not square; `MissingDependency` without bpy; `RuntimeError` with Blender's
-    last words if it fails.
+    Deterministic for given options on one machine. Raises `InputError` for cameras with lens distortion, of
+    different sizes or with pixels that are not square; `MissingDependency` without bpy; `RuntimeError` with
+    Blender's last words if it fails.
     """
     options = options or CyclesOptions()
     if not torch.allclose(cameras.K[:, 0, 0], cameras.K[:, 1, 1], rtol=1e-4):
-        raise InputError("cameras.K", "fl_x differs from fl_y", "the engine cycles renders square pixels only")
+        raise InputError(
+            "cameras.K", "fl_x differs from fl_y", "the engine cycles renders square pixels only"
+        )
     require_cycles(options)
     # Depth and the checks on the cameras are the ray caster's.
     exact = render_fast(mesh, cameras, FastOptions(samples=2, occlusion=0))
@@ -156,7 +161,8 @@ def _camera(cameras: Cameras, index: int) -> dict[str, Any]:
     world_from_opengl_cam = cameras.world_from_cam[index].double().numpy() @ _OPENGL_FROM_OPENCV
     return {
         "lens_mm": float(K[0, 0] / width * _SENSOR_MM),
-        # Blender shifts the film in widths of it, up and right as seen in the picture's content moving down and left.
+        # Blender shifts the film in widths of it, up and right as seen in the picture's content moving down
+        # and left.
         "shift_x": float((width / 2 - K[0, 2]) / width),
         "shift_y": float((K[1, 2] - height / 2) / width),
         "world_from_opengl_cam": world_from_opengl_cam.tolist(),

@@ -1,12 +1,13 @@
-"""Blender's side of the engine `cycles`: run by a Python that has `bpy`, as `python cycles_worker.py JOB.json`.
+"""Blender's side of the engine `cycles`: run as `python -I cycles_worker.py JOB.json` where `bpy` is.
 
-Stands alone (only the standard library, NumPy and bpy), so that the Python may be another one than manyview's.
-JOB.json is written by `manyview.data.render.cycles`; each camera leaves `NNN.npy` beside it: [H, W, 4] float32,
-premultiplied RGBA in linear light, first row on top.
+Stands alone (only the standard library, NumPy and bpy), so that the Python may be another one than
+manyview's. JOB.json is written by `manyview.data.render.cycles`; each camera leaves `NNN.npy` beside it:
+[H, W, 4] float32, premultiplied RGBA in linear light, first row on top.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -15,9 +16,11 @@ from typing import Any
 
 def main(job_path: Path) -> None:
     """Build the scene that the job describes and render its cameras."""
-    import bpy  # type: ignore[import-not-found]
-    import mathutils  # type: ignore[import-not-found]
     import numpy as np
+
+    # By name, since neither has types; bpy first, it brings mathutils.
+    bpy: Any = importlib.import_module("bpy")
+    mathutils: Any = importlib.import_module("mathutils")
 
     job = json.loads(job_path.read_text())
     folder = job_path.parent

@@ -1,8 +1,9 @@
 """The engine `fast`: ray casting with Embree, textured, under uniform light.
 
-It approximates what the engine `cycles` computes by path tracing for a rough dielectric in a uniform environment:
-ambient occlusion for the light a place receives, one bounce guessed from its own colour, and a constant gloss.
-The constants below were fitted to Cycles; benchmarks of the agreement are in the module's tests.
+It approximates what the engine `cycles` computes by path tracing for a rough dielectric in a uniform
+environment: ambient occlusion for the light a place receives, one bounce guessed from its own colour, and a
+dielectric's gloss. On three textured scans at 128 px the two agree to 37.7, 38.6 and 42.0 dB over white with
+2x2 rays a pixel, to 46.4, 44.7 and 49.4 dB with 4x4.
 """
 
 from __future__ import annotations
@@ -14,7 +15,13 @@ import torch
 
 from manyview.data.render.meshes import Material, RenderMesh
 from manyview.data.render.occlusion import RayCaster, subdivided, vertex_openness
-from manyview.data.render.texture import linear_from_byte, look_up, shrink, srgb_from_linear
+from manyview.data.render.texture import (
+    linear_from_byte,
+    linear_from_table,
+    look_up,
+    shrink,
+    srgb_from_linear,
+)
 from manyview.errors import InputError
 from manyview.types import Cameras, Views
 
@@ -46,10 +53,10 @@ class FastOptions:
 def render_fast(mesh: RenderMesh, cameras: Cameras, options: FastOptions | None = None) -> Views:
     """Views of `mesh` from `cameras`: straight sRGB colour, alpha as mask, and depth.
 
-    The colour of a pixel is the mean over its rays that hit, taken in linear light; its mask is the share of rays
-    that hit; its depth (along the camera's z axis) is the mean over the hits within 0.02 of the nearest, so that
-    outlines hold no depth between two surfaces. Pixels that no ray hits are 0 in all three.
-    Deterministic. Raises `InputError` for cameras with lens distortion or of different sizes.
+    The colour of a pixel is the mean over its rays that hit, taken in linear light; its mask is the share
+    of rays that hit; its depth (along the camera's z axis) is the mean over the hits within 0.02 of the
+    nearest, so that outlines hold no depth between two surfaces. Pixels that no ray hits are 0 in all
+    three. Deterministic. Raises `InputError` for cameras with lens distortion or of different sizes.
     """
     options = options or FastOptions()
     if cameras.distortion is not None and bool((cameras.distortion != 0).any()):
@@ -113,18 +120,21 @@ class _Scene:
         uv = _mixed(self.mesh.uv, corners, weights)
         which = self.mesh.face_material[hits["face"]]
         metallic = np.zeros((len(which), 1), dtype=np.float32)
+        roughness = np.zeros((len(which), 1), dtype=np.float32)
         for index, material in enumerate(self.mesh.materials):
             here = slice(None) if len(self.mesh.materials) == 1 else which == index
             albedo[here] *= np.asarray(material.factor, dtype=np.float32)
-            metallic[here] = material.metallic
+            metallic[here], roughness[here] = material.metallic, material.roughness
             texture = self.textures[index]
             if texture is not None:
-                albedo[here] *= look_up(texture, uv[here])
+                albedo[here] *= linear_from_table(look_up(texture, uv[here]))
         facing = (hits["normal"] * directions).sum(axis=1)
         cosine = np.abs(facing) / np.linalg.norm(hits["normal"], axis=1) / np.linalg.norm(directions, axis=1)
         back = facing > 0
         openness = self._openness_at(corners, weights, back)
-        return self.options.light * reflected(albedo, openness[:, None], cosine[:, None], metallic)
+        return self.options.light * reflected(
+            albedo, openness[:, None], np.minimum(cosine, 1)[:, None], metallic, roughness
+        )
 
     def _openness_at(
         self, corners: np.ndarray, weights: tuple[np.ndarray, ...], back: np.ndarray
@@ -143,23 +153,25 @@ class _Scene:
 
 
 def reflected(
-    albedo: np.ndarray, openness: np.ndarray, cosine: np.ndarray, metallic: np.ndarray
+    albedo: np.ndarray,
+    openness: np.ndarray,
+    cosine: np.ndarray,
+    metallic: np.ndarray | float = 0.0,
+    roughness: np.ndarray | float = 0.8,
 ) -> np.ndarray:
-    """[N, 3] light sent to the eye under a unit uniform environment; the other arguments are [N, 3] or [N, 1].
+    """[N, 3] light sent to the eye under a unit uniform environment; albedo is [N, 3], the rest [N, 1].
 
-    A matt base under a dielectric coat. The light that a place's surroundings hide is replaced by one bounce off
-    them, as if they had its own colour: openness + (1 - openness) * openness * albedo.
-    `cosine` is between the surface normal and the direction to the eye.
+    A matt base under a dielectric coat. The light that a place's surroundings hide is replaced by one
+    bounce off them, as if they had its own colour: openness + (1 - openness) * openness * albedo. `cosine`
+    is between the surface normal and the direction to the eye. The coat's reflectance was fitted to Cycles
+    renders of black spheres of roughness 0.5, 0.8 and 1 (to 0.003).
     """
-    gloss = _GLOSS_FACING + _GLOSS_GRAZING * (1 - cosine) ** _GLOSS_POWER
+    facing = 0.0616 - 0.0474 * roughness
+    grazing = 0.0505 + 0.44 * (1 - roughness) ** 2
+    gloss = facing + grazing * (1 - cosine) ** 2.3
     bounced = openness + (1 - openness) * openness * albedo
     dielectric = (1 - gloss) * albedo * bounced + gloss * openness
     return (1 - metallic) * dielectric + metallic * albedo * openness
-
-
-_GLOSS_FACING = 0.04
-_GLOSS_GRAZING = 0.1
-_GLOSS_POWER = 3.0
 
 
 def _mixed(values: np.ndarray, corners: np.ndarray, weights: tuple[np.ndarray, ...]) -> np.ndarray:
@@ -174,7 +186,10 @@ def _pixels_per_unit(mesh: RenderMesh, cameras: Cameras) -> float:
 
 
 def _prepared(mesh: RenderMesh, index: int, texels_wanted: float) -> np.ndarray | None:
-    """The texture in linear light, shrunk until a texel is at least about one ray wide."""
+    """[H, W, 3] sRGB in [0, 1], shrunk (in linear light) until a texel is at least about one ray wide.
+
+    It is looked up as sRGB, because Cycles, too, interpolates between the texels of an 8-bit image as stored.
+    """
     material: Material = mesh.materials[index]
     if material.texture is None:
         return None
@@ -189,7 +204,7 @@ def _prepared(mesh: RenderMesh, index: int, texels_wanted: float) -> np.ndarray 
     texels = float(np.sqrt(uv_area * height * width / max(area, 1e-12)))
     # A power of two, so that small atlases keep their gutters aligned.
     factor = 2 ** max(0, int(np.floor(np.log2(max(texels / texels_wanted, 1)))))
-    return shrink(linear, factor)
+    return srgb_from_linear(shrink(linear, factor))
 
 
 def _window(vertices: np.ndarray, cameras: Cameras, index: int) -> tuple[slice, slice]:

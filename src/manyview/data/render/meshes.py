@@ -14,15 +14,23 @@ from typing import Any, Literal
 import numpy as np
 import trimesh
 from PIL import Image
+from trimesh.visual.material import PBRMaterial
 
 from manyview.data.render.texture import linear_from_byte
 from manyview.errors import InputError
 
 UpAxis = Literal["y", "z"]
-MESH_SUFFIXES: dict[str, UpAxis] = {".glb": "y", ".gltf": "y", ".obj": "y", ".ply": "z", ".stl": "z", ".off": "z"}
+MESH_SUFFIXES: dict[str, UpAxis] = {
+    ".glb": "y",
+    ".gltf": "y",
+    ".obj": "y",
+    ".ply": "z",
+    ".stl": "z",
+    ".off": "z",
+}
 """The files `load_mesh` reads and the up axis it takes for granted when none is given."""
 
-_PLAIN_GREY = 0.6
+_PLAIN_GREY = (0.6, 0.6, 0.6)
 _Z_UP_FROM_Y_UP = np.array([[1, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]], dtype=np.float64)
 
 
@@ -70,9 +78,9 @@ def default_up(path: Path) -> UpAxis:
 def load_mesh(path: Path | str, up: UpAxis | None = None) -> RenderMesh:
     """Read a mesh file, flatten its scene graph and normalise it.
 
-    A y-up file is turned by (x, y, z) -> (x, -z, y). The result is centred on the middle of the bounding box and
-    scaled to a longest side of 1 (the normalisation of the SyncDreamer renders).
-    Raises `InputError` for a missing, unreadable, empty or degenerate file.
+    A y-up file is turned by (x, y, z) -> (x, -z, y). The result is centred on the middle of the bounding
+    box and scaled to a longest side of 1 (the normalisation of the SyncDreamer renders). Raises
+    `InputError` for a missing, unreadable, empty or degenerate file.
     """
     path = Path(path)
     expected_up = default_up(path)
@@ -168,7 +176,7 @@ def _surface(geometry: trimesh.Trimesh, colors_are_linear: bool) -> _Surface:
     order = np.arange(len(geometry.vertices))
     uv = np.zeros((len(order), 2))
     colors = np.ones((len(order), 3))
-    material = Material(factor=(_PLAIN_GREY,) * 3)
+    material = Material(factor=_PLAIN_GREY)
     visual: Any = geometry.visual
     if visual.kind == "texture":
         material = _material(visual.material)
@@ -176,7 +184,9 @@ def _surface(geometry: trimesh.Trimesh, colors_are_linear: bool) -> _Surface:
             uv = np.nan_to_num(np.asarray(visual.uv, dtype=np.float64))
         elif material.texture is not None:
             mean = linear_from_byte(material.texture).mean(axis=(0, 1)) * material.factor
-            material = Material(factor=_triple(mean), roughness=material.roughness, metallic=material.metallic)
+            material = Material(
+                factor=_triple(mean), roughness=material.roughness, metallic=material.metallic
+            )
     elif visual.kind == "vertex":
         material = Material()
         colors = _linear_colors(visual.vertex_colors, colors_are_linear)
@@ -196,7 +206,7 @@ def _linear_colors(rgba: np.ndarray, already_linear: bool) -> np.ndarray:
 
 
 def _material(material: Any) -> Material:
-    if isinstance(material, trimesh.visual.material.PBRMaterial):
+    if isinstance(material, PBRMaterial):
         factor = material.baseColorFactor
         return Material(
             factor=(1.0, 1.0, 1.0) if factor is None else _triple(np.asarray(factor)[:3] / 255),
@@ -209,7 +219,7 @@ def _material(material: Any) -> Material:
         return Material(texture=_bytes(image))
     # Without an image the diffuse colour of a material file counts, as linear light (Blender's reading).
     diffuse = getattr(material, "diffuse", None)
-    return Material(factor=(_PLAIN_GREY,) * 3 if diffuse is None else _triple(np.asarray(diffuse)[:3] / 255))
+    return Material(factor=_PLAIN_GREY if diffuse is None else _triple(np.asarray(diffuse)[:3] / 255))
 
 
 def _bytes(image: Image.Image | None) -> np.ndarray | None:

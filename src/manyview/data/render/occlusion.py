@@ -1,8 +1,8 @@
 """Ray casting against one mesh (Embree), and how much of the sky each vertex sees.
 
 Under light that is equal from all directions, a matt surface is as bright as the cosine-weighted part of its
-hemisphere that is free. That part depends on the place alone, so it is computed once a mesh and serves all views,
-without noise that differs between views.
+hemisphere that is free. That part depends on the place alone, so it is computed once a mesh and serves all
+views, without noise that differs between views.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class RayCaster:
     def first_hits(self, origins: np.ndarray, directions: np.ndarray) -> dict[str, np.ndarray]:
         """The nearest triangle along each of [N, 3] rays.
 
-        Keys: `face` [N] int32, -1 for a miss; `distance` [N] in lengths of the direction; `u`, `v` [N] weights of the
-        triangle's second and third corner; `normal` [N, 3] of the triangle, not normalised.
+        Keys: `face` [N] int32, -1 for a miss; `distance` [N] in lengths of the direction; `u`, `v` [N]
+        weights of the triangle's second and third corner; `normal` [N, 3] of the triangle, not normalised.
         """
         answer = self._scene.run(_rays(origins), _rays(directions), output=True)
         return {
@@ -64,9 +64,9 @@ def cosine_directions(count: int) -> np.ndarray:
 def vertex_openness(caster: RayCaster, mesh: RenderMesh, num_rays: int, side: int = 1) -> np.ndarray:
     """[N] float32 free part of the hemisphere at each vertex, 1 = nothing in the way.
 
-    `side` 1 looks out of the front of the faces, -1 out of their back. Measured with `num_rays` rays at each face's
-    centre, along its own normal so that sharp convex edges stay bright, then averaged by area over the faces around
-    each position.
+    `side` 1 looks out of the front of the faces, -1 out of their back. Measured with `num_rays` rays at
+    each face's centre, along its own normal so that sharp convex edges stay bright, then averaged by area
+    over the faces around each position.
     """
     corners = mesh.vertices[mesh.faces].astype(np.float64)
     cross = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])

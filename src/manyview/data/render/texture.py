@@ -27,11 +27,17 @@ def srgb_from_linear(linear: np.ndarray) -> np.ndarray:
 
 
 _LINEAR_FROM_BYTE = linear_from_srgb(np.arange(256) / 255)
+_LINEAR_FROM_4096 = linear_from_srgb(np.arange(4096) / 4095)
 
 
 def linear_from_byte(image: np.ndarray) -> np.ndarray:
     """Linear float32 of the same shape from sRGB bytes, by table."""
     return _LINEAR_FROM_BYTE[image]
+
+
+def linear_from_table(srgb: np.ndarray) -> np.ndarray:
+    """Linear light from sRGB in [0, 1], float32, to 1e-4 of white: by table, for many values."""
+    return _LINEAR_FROM_4096[(np.clip(srgb, 0, 1) * 4095 + 0.5).astype(np.int32)]
 
 
 def shrink(texture: np.ndarray, factor: int) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
@@ -65,7 +65,7 @@ class DimvisPipeline(DiffusionPipeline):
             ),
             unet=UNet2DConditionModel.from_pretrained(part["unet"], **wanted),
             conditioner=SlotConditioner.from_pretrained(part["conditioner"], **wanted),
-            scheduler=DDIMScheduler.from_pretrained(part["scheduler"]),
+            scheduler=cast(DDIMScheduler, DDIMScheduler.from_pretrained(part["scheduler"])),
             guidance_by_references=bundle.settings.get("guidance_by_references", ()),
         )
         pipeline.bundle = bundle

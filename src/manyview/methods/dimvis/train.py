@@ -71,7 +71,8 @@ class DimvisTask(Task):
                 "--grid", options.grid, f"expected rows x columns to divide the {latents.shape[1]} azimuths"
             )
         self.latents, self.embeddings = latents, embeddings
-        self.options, self.preset, self.prediction = options, preset, prediction
+        self.options, self.prediction = options, prediction
+        self.preset: Literal["compact", "paper"] = preset
         self.joint_fraction = joint_fraction
         self.validation = validation
         self.seed = seed

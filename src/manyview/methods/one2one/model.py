@@ -56,7 +56,13 @@ class PairDenoiser(nn.Module):
         self.conditioner = conditioner
 
     def forward(
-        self, latents: Tensor, timestep: Tensor, reference: Tensor, embedding: Tensor, pose: Tensor, keep: Tensor
+        self,
+        latents: Tensor,
+        timestep: Tensor,
+        reference: Tensor,
+        embedding: Tensor,
+        pose: Tensor,
+        keep: Tensor,
     ) -> Tensor:
         """[B, C, h, w] prediction. reference: the clean latent [B, C, h, w]; keep bool [B]: False drops
         reference and token together (the unconditional state of classifier-free guidance)."""
@@ -67,7 +73,9 @@ class PairDenoiser(nn.Module):
         return self.unet(picture, timestep, encoder_hidden_states=token, return_dict=False)[0]
 
 
-def build_denoiser(preset: Literal["compact", "paper"], latent_channels: int, context_dim: int) -> PairDenoiser:
+def build_denoiser(
+    preset: Literal["compact", "paper"], latent_channels: int, context_dim: int
+) -> PairDenoiser:
     """The whole network with fresh weights."""
     unet = build_unet(
         preset, in_channels=2 * latent_channels, latent_channels=latent_channels, context_dim=context_dim

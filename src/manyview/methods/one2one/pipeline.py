@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
@@ -54,7 +55,7 @@ class One2OnePipeline(DiffusionPipeline):
             ),
             unet=UNet2DConditionModel.from_pretrained(part["unet"], **wanted),
             conditioner=PoseConditioner.from_pretrained(part["conditioner"], **wanted),
-            scheduler=DDIMScheduler.from_pretrained(part["scheduler"]),
+            scheduler=cast(DDIMScheduler, DDIMScheduler.from_pretrained(part["scheduler"])),
         )
         pipeline.bundle = bundle
         return pipeline

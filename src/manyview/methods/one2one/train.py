@@ -40,7 +40,8 @@ class One2OneTask(Task):
         data_name: str = "",
     ) -> None:
         self.latents, self.embeddings = latents, embeddings
-        self.prediction, self.preset, self.drop = prediction, preset, drop
+        self.prediction, self.drop = prediction, drop
+        self.preset: Literal["compact", "paper"] = preset
         self.seed, self.data_name = seed, data_name
         self.order = EpochOrder(len(latents), seed)
         self.scheduler = build_scheduler(prediction)

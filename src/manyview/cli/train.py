@@ -1,0 +1,155 @@
+"""`manyview train`: one network of a method, or one that methods share."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from manyview.cli.flags import check_memory, check_output, torch_device
+from manyview.cli.progress import silence_loading
+from manyview.cli.recipes import Recipe, check_recipe, default_config, make_task
+from manyview.cli.rig import parse_grid
+from manyview.cli.shell import Answer
+from manyview.progress import Progress
+from manyview.training.config import TrainConfig
+
+SUMMARY = "Train one network on a data set; stop with Ctrl-C, go on with --resume."
+
+# Weights, gradients, AdamW's two running means and the averaged weights, 4 bytes each.
+_TRAINING_BYTES = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Flags of `manyview train`."""
+
+    target: tyro.conf.Positional[str]
+    """vae, image_encoder (shared by methods), dimvis or one2one."""
+    data: tuple[Path, ...] = ()
+    """Data sets: folders of scenes as `manyview render` writes them, or packed ones."""
+    out: Path
+    """Folder of the run: checkpoints, curves, and the trained network in export/."""
+    preset: Literal["compact", "paper"] = "compact"
+    """Sizes of the network: ours, or the published ones."""
+    resume: bool = False
+    """Go on from the newest checkpoint in --out."""
+    shares: tuple[float, ...] = ()
+    """How often each data set is drawn from; equally when not given."""
+    validation: Path | None = None
+    """Held-out data set, scored every --validate-every steps."""
+    initial: Path | None = None
+    """Folder of weights to start from instead of fresh ones."""
+    vae: Path | None = None
+    """The codec of a latent method; the one in the package when not given."""
+    image_encoder: Path | None = None
+    """The image encoder of a latent method; the one in the package when not given."""
+    freeze_encoder: bool = False
+    """vae: train only the decoder, so that latents made before stay valid."""
+    grid: str = "2x2"
+    """dimvis: rows x columns of the tile; their product is the number of views."""
+    prediction: Literal["epsilon", "v_prediction"] = "v_prediction"
+    """What a denoiser learns: the noise (as the dimvis paper prints) or the velocity."""
+    slot_embedding: bool = False
+    """dimvis: tell the context tokens which slot they belong to."""
+    slot_time: bool = False
+    """dimvis: show every cell its own diffusion time."""
+    steps: int | None = None
+    """Optimiser steps of the whole run; the preset's number when not given, like all below."""
+    batch_size: int | None = None
+    """Items in one forward pass."""
+    accumulate: int | None = None
+    """Forward passes averaged into one optimiser step."""
+    lr: float | None = None
+    """Peak learning rate of AdamW."""
+    warmup_steps: int | None = None
+    """Steps over which the learning rate rises to its peak."""
+    ema_decay: float | None = None
+    """Decay of the averaged weights, the ones exported."""
+    checkpoint_minutes: float | None = None
+    """Minutes between checkpoints."""
+    log_every: int | None = None
+    """Steps averaged into one row of log.jsonl."""
+    validate_every: int | None = None
+    """Steps between validations; 0 for none."""
+    num_threads: int | None = None
+    """Threads on the CPU; torch's choice when not given."""
+    stop_after_steps: int | None = None
+    """Stop after this many steps of this call, with a checkpoint."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; auto takes a CUDA GPU if there is one."""
+    dtype: Literal["bf16", "fp32"] = "bf16"
+    """Number format of the forward pass; weights and averages stay in fp32."""
+    max_memory: str | None = None
+    """Refuse to start if weights, gradients and optimiser alone need more, for example 8GB."""
+    seed: int = 0
+    """Start of all randomness: first weights, order of the data, noise."""
+    json: bool = False
+    """Print one JSON object on stdout and nothing else there."""
+
+
+_OVERRIDES = (
+    "steps",
+    "batch_size",
+    "accumulate",
+    "lr",
+    "warmup_steps",
+    "ema_decay",
+    "checkpoint_minutes",
+    "log_every",
+    "validate_every",
+    "num_threads",
+    "stop_after_steps",
+)
+
+
+def train_config(options: Options) -> TrainConfig:
+    """The preset's options with those the user gave in their place. Raises `InputError` for bad values."""
+    given = {name: getattr(options, name) for name in _OVERRIDES if getattr(options, name) is not None}
+    default = default_config(options.target, options.preset)
+    if "steps" in given and "warmup_steps" not in given:
+        # A short run of a long preset would else be all warm-up.
+        given["warmup_steps"] = min(default.warmup_steps, given["steps"] // 10)
+    return replace(default, **given, seed=options.seed, device=options.device, dtype=options.dtype)
+
+
+def run(options: Options, progress: Progress) -> Answer:
+    """Check, build the task, train until done or stopped."""
+    recipe = Recipe(
+        target=options.target,
+        data=options.data,
+        preset=options.preset,
+        shares=options.shares,
+        validation=options.validation,
+        initial=options.initial,
+        vae=options.vae,
+        image_encoder=options.image_encoder,
+        freeze_encoder=options.freeze_encoder,
+        grid=parse_grid(options.grid),
+        prediction=options.prediction,
+        slot_embedding=options.slot_embedding,
+        slot_time=options.slot_time,
+        seed=options.seed,
+    )
+    check_recipe(recipe)
+    config = train_config(options)
+    check_output(options.out, allowed=options.resume, flag="--resume")
+
+    from manyview.training.loop import fit
+
+    silence_loading()
+    task = make_task(recipe, torch_device(options.device), progress)
+    if options.max_memory is not None:
+        import torch
+
+        with torch.device("meta"):
+            count = sum(weight.numel() for weight in task.build().parameters())
+        check_memory(_TRAINING_BYTES * count, options.max_memory)
+    # On a terminal the loop's own bar shows the loss too; in a log ours prints lines.
+    report = fit(task, config, options.out, options.resume, None if sys.stderr.isatty() else progress)
+    figures = {"command": "train", **asdict(report), "curve": len(report.curve)}
+    text = f"trained {report.steps} steps in {report.seconds:.0f} s; network in {report.export}"
+    return Answer(data={**figures, "export": str(report.export)}, text=text)

@@ -1,0 +1,272 @@
+"""Meshes into a data set: a folder with one scene an object and `dataset.json`, which lists them.
+
+dataset.json:
+    {"format": 1, "options": {...},                          how every scene in the folder was rendered
+     "scenes": {"mug": {"source": "mug.glb", "sha256": ...}}}  which are finished, and from which file
+A scene counts as finished once it stands there. Each is written whole or not at all, so a run that was
+stopped goes on where it was; a scene whose mesh file has changed since is rendered again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import glob
+import hashlib
+import json
+import math
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from manyview.data.render.cycles import CyclesOptions, render_cycles, require_cycles
+from manyview.data.render.fast import FastOptions, render_fast
+from manyview.data.render.meshes import MESH_SUFFIXES, RenderMesh, UpAxis, load_mesh, unit_glb_bytes
+from manyview.data.render.protocols import ProtocolName, check_protocol, protocol_cameras
+from manyview.errors import InputError
+from manyview.io.atomic import write_text_atomic, writing_folder
+from manyview.io.images import natural_key
+from manyview.io.scene import fill_scene
+from manyview.progress import Progress, silent
+from manyview.types import Cameras, Views
+
+EngineName = Literal["fast", "cycles"]
+INDEX_NAME = "dataset.json"
+_FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderSummary:
+    """What a run did, by scene name."""
+
+    rendered: tuple[str, ...]
+    kept: tuple[str, ...]
+    """Finished by an earlier run."""
+    failed: tuple[str, ...]
+    """One line for each mesh that could not be rendered."""
+
+
+def render_dataset(
+    meshes: Iterable[Path | str],
+    out: Path | str,
+    *,
+    protocol: ProtocolName = "orbit16",
+    size: int = 256,
+    engine: EngineName = "fast",
+    samples: int | None = None,
+    seed: int = 0,
+    num_views: int = 16,
+    up: UpAxis | None = None,
+    with_depth: bool = True,
+    with_mesh: bool = True,
+    progress: Progress = silent,
+    force: bool = False,
+) -> RenderSummary:
+    """Render mesh files into a data set of RGBA scenes, one after the other.
+
+    `meshes` are files, folders (searched at any depth) and glob patterns. `samples` is in rays a pixel and
+    must be a square number for the engine fast (default 4; cycles 128). `up` overrides the up axis of the
+    file format. `with_depth` adds depth/, `with_mesh` the mesh itself as mesh.glb, in the scene's
+    coordinates. A folder begun with the same options is gone on with. With `force` the scenes an earlier
+    run left there are deleted first. A mesh that cannot be rendered costs its own scene only and is named
+    in the result. Raises `InputError` before any rendering for unusable options, no mesh, a folder that
+    holds something else or was begun with other options; and after it if not one scene came out.
+    """
+    out = Path(out)
+    render, engine_options = _engine(engine, samples, seed)
+    check_protocol(protocol, num_views)
+    if up not in (None, "y", "z"):
+        raise InputError("up", up, "expected y or z")
+    protocol_cameras(protocol, size, num_views=num_views)
+    options = {
+        "engine": engine,
+        "engine_options": engine_options,
+        "protocol": protocol,
+        "num_views": num_views,
+        "size": size,
+        "seed": seed,
+        "up": up or "by file format",
+        "with_depth": with_depth,
+        "with_mesh": with_mesh,
+    }
+    sources = scene_sources(find_meshes(meshes, outside=out))
+    index = _open_index(out, options, force)
+    rendered, kept, failed = [], [], []
+    progress.start(len(sources), "objects")
+    try:
+        for name, source in sources.items():
+            try:
+                digest = hashlib.sha256(source.read_bytes()).hexdigest()
+                if index.is_finished(name, digest):
+                    kept.append(name)
+                else:
+                    mesh = load_mesh(source, up)
+                    cameras = protocol_cameras(protocol, size, name=name, seed=seed, num_views=num_views)
+                    views = render(mesh, cameras)
+                    # Where a scene stands already, it is of another version of the mesh, or not in the index.
+                    with writing_folder(out / name, force=True) as folder:
+                        fill_scene(views if with_depth else dataclasses.replace(views, depths=None), folder)
+                        if with_mesh:
+                            (folder / "mesh.glb").write_bytes(unit_glb_bytes(source, mesh))
+                    index.add(name, source, digest)
+                    rendered.append(name)
+            except (InputError, RuntimeError, OSError) as error:
+                if isinstance(error, InputError) and error.argument == "--out":
+                    raise
+                failed.append(_one_line(source, error))
+            progress.advance()
+    finally:
+        progress.finish()
+    if failed and not rendered and not kept:
+        raise InputError("meshes", f"none of {len(failed)} could be rendered", failed[0])
+    return RenderSummary(rendered=tuple(rendered), kept=tuple(kept), failed=tuple(failed))
+
+
+def find_meshes(inputs: Iterable[Path | str], outside: Path | None = None) -> list[Path]:
+    """The mesh files that files, folders and glob patterns stand for, each once, in natural order.
+
+    Hidden files and folders are passed over, and what is in the folder `outside`. Raises `InputError` for an
+    input that gives none.
+    """
+    found: dict[Path, None] = {}
+    for given in inputs:
+        path = Path(given)
+        if path.is_dir():
+            files = [p for p in path.rglob("*") if _is_mesh(p) and not _is_hidden(p.relative_to(path))]
+        elif path.exists():
+            files = [path]
+        else:
+            files = [p for p in map(Path, glob.glob(str(given), recursive=True)) if _is_mesh(p)]
+        if outside is not None:
+            files = [p for p in files if outside.resolve() not in p.resolve().parents]
+        if not files:
+            wanted = "expected a mesh file, a folder or a pattern that holds some: " + ", ".join(
+                MESH_SUFFIXES
+            )
+            raise InputError("meshes", str(given), wanted)
+        found.update(dict.fromkeys(sorted(files, key=natural_key)))
+    if not found:
+        raise InputError("meshes", "none given", "expected one or more mesh files")
+    return list(found)
+
+
+def scene_sources(meshes: Sequence[Path]) -> dict[str, Path]:
+    """A scene name for each mesh file: its stem, or where stems repeat, its path below the common folder.
+
+    `a/mug.glb` and `b/mug.glb` become `a__mug` and `b__mug`; a suffix is added where even those repeat.
+    """
+    repeated = {stem for stem, count in Counter(path.stem.casefold() for path in meshes).items() if count > 1}
+    resolved = [path.resolve() for path in meshes]
+    folders = [path.parent.parts for path in resolved]
+    shared = 0
+    while all(len(parts) > shared for parts in folders) and len({parts[shared] for parts in folders}) == 1:
+        shared += 1
+    names = []
+    for path in resolved:
+        below = path.parts[shared:]
+        names.append("__".join((*below[:-1], path.stem)) if path.stem.casefold() in repeated else path.stem)
+    again = {name for name, count in Counter(name.casefold() for name in names).items() if count > 1}
+    finished = [
+        name + path.suffix.replace(".", "_") if name.casefold() in again else name
+        for name, path in zip(names, resolved, strict=True)
+    ]
+    return dict(zip((name.lstrip(".") for name in finished), meshes, strict=True))
+
+
+def _is_mesh(path: Path) -> bool:
+    return path.suffix.lower() in MESH_SUFFIXES and path.is_file()
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _engine(
+    engine: str, samples: int | None, seed: int
+) -> tuple[Callable[[RenderMesh, Cameras], Views], dict[str, Any]]:
+    """The engine as a function of mesh and cameras, and its resolved options."""
+    if engine not in get_args(EngineName):
+        raise InputError("engine", engine, "expected " + " or ".join(get_args(EngineName)))
+    if engine == "fast":
+        rays = 4 if samples is None else samples
+        side = math.isqrt(max(rays, 0))
+        if not 1 <= rays <= 256 or side**2 != rays:
+            raise InputError(
+                "samples", rays, "the engine fast casts a square number of rays a pixel: 1, 4, 9 ... 256"
+            )
+        fast = FastOptions(samples=side)
+        return (lambda mesh, cameras: render_fast(mesh, cameras, fast)), dataclasses.asdict(fast)
+    cycles = CyclesOptions(samples=128 if samples is None else samples, seed=seed)
+    require_cycles(cycles)
+    recorded = dataclasses.asdict(cycles)
+    # Neither changes the pictures.
+    del recorded["python"], recorded["threads"]
+    return (lambda mesh, cameras: render_cycles(mesh, cameras, cycles)), recorded
+
+
+@dataclass
+class _Index:
+    folder: Path
+    options: dict[str, Any]
+    scenes: dict[str, dict[str, str]]
+
+    def is_finished(self, name: str, digest: str) -> bool:
+        known = self.scenes.get(name)
+        return (
+            known is not None
+            and known["sha256"] == digest
+            and (self.folder / name / "transforms.json").is_file()
+        )
+
+    def add(self, name: str, source: Path, digest: str) -> None:
+        self.scenes[name] = {"source": source.name, "sha256": digest}
+        self.write()
+
+    def write(self) -> None:
+        content = {"format": _FORMAT, "options": self.options, "scenes": self.scenes}
+        write_text_atomic(self.folder / INDEX_NAME, json.dumps(content, indent=1) + "\n")
+
+
+def _open_index(out: Path, options: dict[str, Any], force: bool) -> _Index:
+    path = out / INDEX_NAME
+    begun = out.exists() and (not out.is_dir() or any(out.iterdir()))
+    index = _Index(out, options, {})
+    if begun:
+        if not path.is_file():
+            raise InputError(
+                "--out", str(out), f"holds something else (no {INDEX_NAME}); choose another folder"
+            )
+        old = _read_index(path)
+        if force:
+            for name in old.scenes:
+                shutil.rmtree(out / name, ignore_errors=True)
+        elif old.options != options:
+            changed = [key for key in options if options[key] != old.options.get(key)]
+            line = (
+                f"was begun with other options ({', '.join(changed)}); choose another folder or give --force"
+            )
+            raise InputError("--out", str(out), line)
+        else:
+            index = old
+    index.write()
+    return index
+
+
+def _read_index(path: Path) -> _Index:
+    try:
+        content = json.loads(path.read_text())
+        scenes, options = content["scenes"], content["options"]
+        # Names are used as paths below, also to delete: they must be plain.
+        plain = all(Path(name).name == name and set(entry) >= {"sha256"} for name, entry in scenes.items())
+        if content["format"] == _FORMAT and plain and isinstance(options, dict):
+            return _Index(path.parent, options, scenes)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass
+    raise InputError("--out", str(path), "is not an index that manyview render wrote; choose another folder")
+
+
+def _one_line(source: Path, error: Exception) -> str:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return reason if str(source) in reason else f"{source}: {reason}"

@@ -92,9 +92,7 @@ def test_the_nearest_triangle_wins() -> None:
     fragments = rasterize(vertices, faces, camera, cull_back=False)
     hit = inside(corners, centres())
     grid = centres().reshape(-1, 2)
-    depth = [
-        on_plane(grid, camera, torch.tensor([n, 0.0, 0.5]))[:, 2].view(SIZE, SIZE) for n in (0.4, -0.4)
-    ]
+    depth = [on_plane(grid, camera, torch.tensor([n, 0.0, 0.5]))[:, 2].view(SIZE, SIZE) for n in (0.4, -0.4)]
     nearer = (depth[1] < depth[0]).long()
     clear = hit & ((depth[0] - depth[1]).abs() > 1e-5)
     assert torch.equal(fragments.face[0][clear], nearer[clear])

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import sys
-from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).parent))
 from gaussian_toy import VIEWS, WIDTH, GaussianToy
+from torch import Tensor
 
 from manyview.sampling.masked import sample_masked
 from manyview.sampling.noise import item_noise

@@ -15,6 +15,8 @@ from manyview.types import Cameras
 
 _EMPTY = torch.iinfo(torch.int64).max
 _NEAR = 1e-4
+_SLACK = 1e-4
+"""Pixels by which a face reaches over its edges: rounding must not open a gap between two faces."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,10 @@ def _planes(corners: Tensor, area: Tensor, depth: Tensor, low: Tensor) -> Tensor
         [edge[..., 0] * offset[..., 1] - edge[..., 1] * offset[..., 0], -edge[..., 1], edge[..., 0]], dim=1
     )
     inverse_depth = (weights / depth[:, None]).sum(dim=-1, keepdim=True)
+    # A weight is the distance to its edge over the height above it, so the slack is a distance in pixels;
+    # slivers get less. The weights are brought back to a sum of 1 when they are used.
+    slack = _SLACK * torch.linalg.vector_norm(edge, dim=-1)
+    weights[:, 0] += slack.clamp_max(0.01)
     return torch.cat([weights, inverse_depth], dim=-1)
 
 

@@ -73,7 +73,8 @@ class ImageEncoderTask(Task):
         views = PackedViews(self.validation)
         embeds = []
         for objects in views.batches(8):
-            images = torch.from_numpy(objects[:, [0, 8]].astype(np.float32) / 255).permute(0, 1, 4, 2, 3)
+            opposite = objects[:, [0, views.num_views // 2]].astype(np.float32) / 255
+            images = torch.from_numpy(opposite).permute(0, 1, 4, 2, 3)
             shrunk = functional.avg_pool2d(images.flatten(0, 1), images.shape[-1] // _SIZE)
             embeds.append(functional.normalize(model(shrunk.to(device)), dim=-1).view(-1, 2, 128))
         both = torch.cat(embeds)

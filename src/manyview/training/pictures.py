@@ -28,7 +28,7 @@ class RandomPictures:
         self.seed = seed
 
     def batch(self, items: Tensor) -> Tensor:
-        """[B, 3, size, size] float in [0, 1]: flipped, channel-shuffled, re-exposed crops near the object."""
+        """[B, 3, size, size] float in [0, 1]: flipped, recoloured, re-exposed crops near the object."""
         return torch.stack([self._picture(int(item)) for item in items])
 
     def _picture(self, item: int) -> Tensor:
@@ -41,7 +41,8 @@ class RandomPictures:
             # A crop around a random object pixel: white alone teaches nothing.
             solid = np.flatnonzero((image[::4, ::4] < 250).any(axis=-1))
             centre = int(rng.choice(solid)) if len(solid) else 0
-            row, column = 4 * (centre // (width // 4)), 4 * (centre % (width // 4))
+            columns = (width + 3) // 4
+            row, column = 4 * (centre // columns), 4 * (centre % columns)
             shift = rng.integers(-self.size // 2, self.size // 2, 2)
             top = int(np.clip(row + shift[0] - self.size // 2, 0, height - self.size))
             left = int(np.clip(column + shift[1] - self.size // 2, 0, width - self.size))
@@ -50,6 +51,11 @@ class RandomPictures:
         if rng.random() < 0.5:
             picture = picture[:, ::-1]
         picture = picture[..., rng.permutation(3)]
+        if rng.random() < 0.5:
+            # Negatives of single channels: colour then matters as much as brightness. Without them a codec
+            # settles on grey first, and grey is a saddle that takes thousands of steps to leave.
+            negative = rng.random(3) < 0.5
+            picture = np.where(negative, 1 - picture, picture)
         if rng.random() < 0.5:
             picture = picture ** np.float32(np.exp(rng.normal(scale=0.25)))
         return torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))

@@ -47,6 +47,13 @@ class Bundle:
         text = "".join(f"{name}:{value}\n" for name, value in sorted(self.hashes.items()))
         return hashlib.sha256(text.encode()).hexdigest()
 
+    def folders(self, *names: str) -> dict[str, str]:
+        """The folders of the named components; raises `InputError` if these weights have not got one."""
+        for name in names:
+            if name not in self.components:
+                raise InputError("--weights", self.name, f"component {name} is missing")
+        return {name: str(self.components[name]) for name in names}
+
     def manifest_entries(self) -> list[dict[str, str]]:
         """Name, hash and licence of every component, as manifests list weights."""
         return [
@@ -120,20 +127,22 @@ def write_bundle(
 def _read_bundle(folder: Path, name: str, method: str, argument: str) -> Bundle:
     try:
         record = json.loads((folder / BUNDLE_FILE).read_text())
-        owner, listed = record["method"], record["components"]
-    except (ValueError, KeyError, TypeError) as error:
+        owner = str(record["method"])
+        listed = {
+            str(key): (str(entry["path"]), str(entry["sha256"]))
+            for key, entry in record["components"].items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(argument, name, f"{BUNDLE_FILE} is damaged ({type(error).__name__})") from error
     if owner != method:
         raise InputError(argument, name, f"holds weights of {owner}, expected {method}")
     components, hashes = {}, {}
-    for key, entry in listed.items():
-        path = (folder / entry["path"]).resolve()
+    for key, (place, expected) in listed.items():
+        path = (folder / place).resolve()
         _check_component(path, name, key, argument)
         found = component_hash(path)
-        if found != entry["sha256"]:
-            raise InputError(
-                argument, name, f"{key} has sha256 {found[:12]}..., expected {entry['sha256'][:12]}..."
-            )
+        if found != expected:
+            raise InputError(argument, name, f"{key} has sha256 {found[:12]}..., expected {expected[:12]}...")
         components[key], hashes[key] = path, found
     return Bundle(
         name=name,
@@ -148,25 +157,36 @@ def _read_bundle(folder: Path, name: str, method: str, argument: str) -> Bundle:
 def _read_model_index(folder: Path, name: str, method: str, argument: str) -> Bundle:
     try:
         index = json.loads((folder / "model_index.json").read_text())
-    except ValueError as error:
+        owner = str(index.get("_class_name", ""))
+    except (ValueError, AttributeError) as error:
         raise InputError(argument, name, "model_index.json is damaged") from error
-    owner = str(index.get("_class_name", ""))
     if owner.lower() != f"{method}pipeline":
         raise InputError(argument, name, f"holds weights of {owner or 'an unnamed class'}, expected {method}")
-    components = {}
+    components, settings = {}, {}
     for key, value in index.items():
-        if not key.startswith("_") and isinstance(value, list) and value[0] is not None:
+        if key.startswith("_"):
+            continue
+        if isinstance(value, list) and len(value) == 2 and all(isinstance(part, str) for part in value):
             _check_component(folder / key, name, key, argument)
             components[key] = folder / key
+        elif value != [None, None]:  # an option of the pipeline, such as a guidance scale
+            settings[key] = value
     hashes = {key: component_hash(path) for key, path in components.items()}
-    return Bundle(name=name, method=method, licence="unknown", components=components, hashes=hashes)
+    return Bundle(
+        name=name,
+        method=method,
+        licence="unknown",
+        components=components,
+        hashes=hashes,
+        settings=settings,
+    )
 
 
 def _check_component(path: Path, name: str, key: str, argument: str) -> None:
     if not path.is_dir():
         raise InputError(argument, name, f"component {key} is missing")
     for file in path.iterdir():
-        if file.suffix in _PICKLES:
+        if file.suffix.lower() in _PICKLES:
             raise InputError(argument, name, f"{key}/{file.name} is not safetensors; convert it first")
 
 

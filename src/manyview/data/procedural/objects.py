@@ -83,16 +83,18 @@ def make_object(seed: int, family: str | None = None) -> TexturedMesh:
 def to_trimesh(mesh: TexturedMesh) -> trimesh.Trimesh:
     """The object as one textured trimesh (z up, one texture strip, baked shading left out).
 
-    Texture coordinates that repeat are wrapped into their material's tile per face.
+    A face whose texture coordinates repeat finds its material's picture as often as it needs in the strip.
     """
     uv = mesh.corner_uv.numpy()
-    base = np.floor(uv.min(axis=1, keepdims=True) + 1e-6)
-    local = np.clip(uv - base, 0, 1)
-    inset = 0.5 / TEXTURE_SIZE
+    local = uv - np.floor(uv.min(axis=1, keepdims=True) + 1e-6)
+    num_tiles = max(1, int(np.ceil(local.max() - 1e-6)))
+    local = np.clip(local, 0, num_tiles) / num_tiles
+    # Half a texel in from the sides, so that no filter reads the neighbouring material.
+    inset = 0.5 / (TEXTURE_SIZE * num_tiles)
     local = inset + local * (1 - 2 * inset)
     num_materials = mesh.textures.shape[0]
     local[..., 0] = (local[..., 0] + mesh.material.numpy()[:, None]) / num_materials
-    strip = mesh.textures.permute(2, 0, 3, 1).reshape(TEXTURE_SIZE, num_materials * TEXTURE_SIZE, 3)
+    strip = mesh.textures.repeat(1, 1, num_tiles, num_tiles).permute(2, 0, 3, 1).flatten(1, 2)
     image = Image.fromarray((strip.numpy() * 255).round().astype(np.uint8))
     material = PBRMaterial(baseColorTexture=image, metallicFactor=0.0, roughnessFactor=1.0)
     return trimesh.Trimesh(

@@ -65,7 +65,7 @@ def lathe(profile: Array, section: Array, uv_repeat: tuple[float, float] = (1.0,
 
 
 def sweep(path: Array, radii: Array, section: Array, uv_repeat: tuple[float, float] = (1.0, 1.0)) -> Surface:
-    """A tube of varying radius along a curve, with rounded-to-a-point ends.
+    """A tube of varying radius along a curve, closed by a flat cap at either end.
 
     path: [P, 3]; radii: [P]; section: [S, 2]. Frames are carried along without twist.
     """
@@ -79,11 +79,16 @@ def sweep(path: Array, radii: Array, section: Array, uv_repeat: tuple[float, flo
         previous /= np.linalg.norm(previous) + 1e-12
         normals[index] = previous
     binormals = np.cross(tangent, normals)
-    unit = lathe(np.stack([np.ones(len(path)), np.linspace(0, 1, len(path))], axis=1), section, uv_repeat)
+    wall = np.stack([np.ones(len(path)), np.linspace(0, 1, len(path))], axis=1)
+    unit = lathe(np.concatenate([[[0, 0]], wall, [[0, 1]]]), section, (uv_repeat[0], 1.0))
+    # The arc of this profile is 3 long, of which the wall is the middle third: it gets the whole texture.
+    unit.corner_uv[..., 1] = np.clip(3 * unit.corner_uv[..., 1] - 1, 0, 1) * uv_repeat[1]
     ring = np.concatenate([section, section[:1]])
     points = path[:, None] + radii[:, None, None] * (
         ring[None, :, :1] * normals[:, None] + ring[None, :, 1:] * binormals[:, None]
     )
+    caps = (np.broadcast_to(path[end], (1, len(ring), 3)) for end in (0, -1))
+    points = np.concatenate([next(caps), points, next(caps)])
     return Surface(points.reshape(-1, 3), unit.faces, unit.corner_uv)
 
 

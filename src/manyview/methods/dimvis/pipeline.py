@@ -44,7 +44,7 @@ class DimvisPipeline(DiffusionPipeline):
         unet: UNet2DConditionModel,
         conditioner: SlotConditioner,
         scheduler: DDIMScheduler,
-        guidance_by_references: Sequence[float] = (),
+        guidance_by_references: list[float] | tuple[float, ...] = (),
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -57,7 +57,7 @@ class DimvisPipeline(DiffusionPipeline):
     def from_bundle(cls, bundle: Bundle, dtype: torch.dtype | None = None) -> DimvisPipeline:
         """Built from located weights; float32 unless another dtype is asked for."""
         wanted = {"torch_dtype": dtype or torch.float32, "local_files_only": True}
-        part = {name: str(path) for name, path in bundle.components.items()}
+        part = bundle.folders("vae", "image_encoder", "unet", "conditioner", "scheduler")
         pipeline = cls(
             vae=AutoencoderKL.from_pretrained(part["vae"], **wanted),
             image_encoder=CLIPVisionModelWithProjection.from_pretrained(

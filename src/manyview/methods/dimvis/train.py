@@ -100,7 +100,8 @@ class DimvisTask(Task):
             source = UNet2DConditionModel.from_pretrained(str(self.initial), local_files_only=True)
             state = source.state_dict()
             own = denoiser.unet.state_dict()
-            own["conv_in.weight"][:, : state["conv_in.weight"].shape[1]] = state.pop("conv_in.weight")
+            first = state.pop("conv_in.weight")
+            own["conv_in.weight"][:, : first.shape[1]] = first
             denoiser.unet.load_state_dict({**own, **state})
         return denoiser
 

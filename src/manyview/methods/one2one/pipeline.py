@@ -47,7 +47,7 @@ class One2OnePipeline(DiffusionPipeline):
     def from_bundle(cls, bundle: Bundle, dtype: torch.dtype | None = None) -> One2OnePipeline:
         """Built from located weights; float32 unless another dtype is asked for."""
         wanted = {"torch_dtype": dtype or torch.float32, "local_files_only": True}
-        part = {name: str(path) for name, path in bundle.components.items()}
+        part = bundle.folders("vae", "image_encoder", "unet", "conditioner", "scheduler")
         pipeline = cls(
             vae=AutoencoderKL.from_pretrained(part["vae"], **wanted),
             image_encoder=CLIPVisionModelWithProjection.from_pretrained(

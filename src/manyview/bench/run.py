@@ -1,0 +1,220 @@
+"""Score a method, or results made elsewhere, under a paper's protocol."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from manyview.bench.entries import Entry, Pipeline, baseline_entries, pipeline_entry
+from manyview.bench.measure import Job
+from manyview.bench.orbit4 import (
+    check_orbit,
+)
+from manyview.bench.partial import Partial
+from manyview.bench.predictors import Predictor
+from manyview.bench.results import find_results
+from manyview.bench.scoring import choose_metrics
+from manyview.bench.summary import summarise
+from manyview.errors import InputError
+from manyview.io.manifest import peak_memory, versions, write_json
+from manyview.io.scene import list_scenes
+from manyview.methods import METHODS, load
+from manyview.methods.dimvis.pipeline import DimvisPipeline
+from manyview.methods.one2one.pipeline import One2OnePipeline
+from manyview.metrics.report import Skipped
+from manyview.progress import Progress, silent
+from manyview.sampling.solvers import SOLVERS, Solver
+
+PROTOCOLS = ("orbit4",)
+RESULTS_SIZE = 128
+_FORMAT = 1
+
+
+def evaluate(
+    target: str | os.PathLike[str] | Pipeline | Predictor,
+    data: str | os.PathLike[str],
+    protocol: str = "orbit4",
+    out: str | os.PathLike[str] | None = None,
+    *,
+    weights: str = "compact",
+    num_steps: int = 50,
+    guidance: float | None = None,
+    candidates: Sequence[float] = (1.0, 3.0),
+    num_samples: int = 1,
+    solver: Solver = "ddim",
+    limit: int | None = None,
+    scenes: Sequence[str] | None = None,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    batch_size: int = 8,
+    size: int | None = None,
+    baselines: bool = True,
+    one2one: str | One2OnePipeline | None = "compact",
+    perceptual: bool = True,
+    resume: bool = True,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """The numbers of metrics.json (see docs/dimvis.md), written to `out` if given.
+
+    target: a method's name, a pipeline, any `Predictor`, or a folder of results (see bench/results.py); a
+    string that is no method's name is taken for a folder. data: the data set; `scenes` names some of it,
+    `limit` takes the first ones.
+    Every question is answered at each guidance of `candidates`; which of them counts for how many
+    references is what the weights record from validation objects, or `guidance` for all (then the only one
+    drawn). num_samples: draws a question at the guidance that counts; the first is scored as every other
+    row is, the mean of all and their deviation are reported beside it. baselines: copy of the nearest
+    reference, mean of the references, white, and the one-to-one model (`one2one`: its weights or pipeline)
+    on the same questions. `size`: pixels a side of the comparison where no weights say it (128).
+
+    Finished scenes are kept in `<out>.partial.jsonl`; a stopped run continues there (`resume`) and comes to
+    the same numbers. Raises `InputError` before anything loads for data that are not in the protocol's
+    setting, options out of range, and an `out` that exists without `force`.
+    """
+    started = time.perf_counter()
+    progress = progress or silent
+    out = None if out is None else Path(out)
+    _check_options(protocol, num_steps, guidance, num_samples, solver, limit, out, force)
+    folders = _choose_scenes(Path(data), scenes, limit)
+    orbits = {folder.name: check_orbit(folder) for folder in folders}
+    drawing = {
+        "num_steps": num_steps,
+        "solver": solver,
+        "seed": seed,
+        "batch_size": batch_size,
+        "candidates": candidates,
+    }
+    results: Path | None = None
+    if isinstance(target, str | os.PathLike) and target not in METHODS:
+        results = _check_results(Path(target), list(orbits))
+        entries = [Entry(name="results", predictor=_no_answer, weights={"name": results.name})]
+    elif isinstance(target, str | DimvisPipeline | One2OnePipeline):
+        pipeline = load(target, weights, device, dtype) if isinstance(target, str) else target
+        size = pipeline.resolution
+        given: dict[str, Any] = {"guidance": guidance, "num_samples": num_samples}
+        entries = [pipeline_entry(pipeline, **drawing, **given)]
+    else:
+        name = getattr(target, "__name__", type(target).__name__)
+        entries = [Entry(name=name, predictor=cast(Predictor, target), num_samples=num_samples)]
+    size = size or RESULTS_SIZE
+    skipped: dict[str, Skipped] = {}
+    if baselines:
+        entries += [entry for entry in baseline_entries() if entry.name != entries[0].name]
+        if entries[0].name != "one2one" and one2one is not None:
+            opponent = _load_opponent(one2one, size, device, dtype)
+            if isinstance(opponent, Skipped):
+                skipped["one2one"] = opponent
+            else:
+                entries.append(pipeline_entry(opponent, **drawing, guidance=None, num_samples=1))
+    metrics = choose_metrics(perceptual, size, device)
+    options = {
+        "format": _FORMAT,
+        "protocol": protocol,
+        "resolution": size,
+        "seed": seed,
+        "steps": num_steps,
+        "solver": solver,
+        "dtype": str(dtype or torch.float32).removeprefix("torch."),
+        "device": torch.device(device).type,
+        "entries": [entry.identity() for entry in entries],
+        "metrics": {k: v.reason if isinstance(v, Skipped) else "computed" for k, v in metrics.items()},
+    }
+    # A predictor handed over as a function has no hash, so its numbers are not kept from run to run.
+    partial = Partial(out if entries[0].weights.get("sha256") else None, options, resume)
+    job = Job(entries, metrics, results, size, batch_size)
+    records = job.measure(folders, orbits, partial, progress)
+    summaries = {entry.name: summarise(entry, records, metrics) for entry in entries}
+    headline = summaries.pop(entries[0].name)
+    report = {
+        "method": entries[0].name,
+        "protocol": protocol,
+        "data": Path(data).resolve().name,
+        **headline,
+        "resolution": size,
+        "scenes": len(records),
+        "scene_names": list(orbits),
+        "pairs": sum(len(record["references"]) for record in records),
+        "seed": seed,
+        **{key: options[key] for key in ("steps", "solver", "dtype", "device")},
+        "samples": entries[0].num_samples,
+        "rows": {**summaries, **{name: reason.as_json() for name, reason in skipped.items()}},
+        "versions": versions(),
+        # Of all scenes, also those measured by a run that was stopped.
+        "seconds": round(sum(record["seconds"] for record in records), 3),
+        "seconds_this_run": round(time.perf_counter() - started, 3),
+        **peak_memory(),
+    }
+    if out is not None:
+        write_json(out, report)
+        partial.close()
+    return report
+
+
+def _no_answer(images: Tensor, observed: Tensor, items: Sequence[int]) -> Tensor:
+    raise AssertionError("results are read, not asked")
+
+
+def _load_opponent(
+    one2one: str | One2OnePipeline, size: int, device: torch.device | str, dtype: torch.dtype | None
+) -> One2OnePipeline | Skipped:
+    try:
+        pipeline = load("one2one", one2one, device, dtype) if isinstance(one2one, str) else one2one
+    except InputError as error:
+        return Skipped(f"no weights: {error.accepted}")
+    if pipeline.resolution != size:
+        return Skipped(f"its weights make {pipeline.resolution} pixels a side, the target's {size}")
+    return pipeline
+
+
+def _choose_scenes(data: Path, names: Sequence[str] | None, limit: int | None) -> list[Path]:
+    folders = list_scenes(data)
+    if names is not None:
+        unknown = sorted(set(names) - {folder.name for folder in folders})
+        if unknown or not names:
+            raise InputError("scenes", ", ".join(unknown), f"expected names of scenes in {data}")
+        folders = [folder for folder in folders if folder.name in set(names)]
+    return folders[:limit]
+
+
+def _check_results(root: Path, scenes: Sequence[str]) -> Path:
+    if not root.is_dir():
+        accepted = f"expected a folder of results or one of {', '.join(METHODS)}"
+        raise InputError("TARGET", str(root), accepted)
+    for scene in scenes:
+        find_results(root, scene)
+    return root
+
+
+def _check_options(
+    protocol: str,
+    num_steps: int,
+    guidance: float | None,
+    num_samples: int,
+    solver: str,
+    limit: int | None,
+    out: Path | None,
+    force: bool,
+) -> None:
+    if protocol not in PROTOCOLS:
+        raise InputError("--protocol", protocol, f"expected one of {', '.join(PROTOCOLS)}")
+    if solver not in SOLVERS:
+        raise InputError("--solver", solver, f"expected one of {', '.join(SOLVERS)}")
+    if not 1 <= num_steps <= 1000:
+        raise InputError("--steps", num_steps, "expected 1 to 1000")
+    if guidance is not None and not guidance >= 0:
+        raise InputError("--guidance", guidance, "expected a number of at least 0")
+    if num_samples < 1:
+        raise InputError("--samples", num_samples, "expected at least 1")
+    if limit is not None and limit < 1:
+        raise InputError("--limit", limit, "expected at least 1")
+    if out is not None and out.is_dir():
+        raise InputError("--out", str(out), "is a folder, expected a file")
+    if out is not None and out.exists() and not force:
+        raise InputError("--out", str(out), "already exists; choose another file or give --force")

@@ -88,5 +88,6 @@ def run(options: Options, progress: Progress) -> Answer:
         force=options.output.force,
         progress=progress,
     )
-    means = ", ".join(f"{name} {value['mean']:.4g}" for name, value in metrics["metrics"].items())
+    computed = {name: value["mean"] for name, value in metrics["metrics"].items() if "mean" in value}
+    means = ", ".join(f"{name} {value:.4g}" for name, value in computed.items())
     return Answer(data=metrics, text=f"{means}; all of it in {options.out}")

@@ -1,0 +1,75 @@
+"""The guidance of DiMViS for 1, 2 and 3 references, found on validation objects.
+
+    python papers/dimvis/choose_guidance.py --data DATASET
+
+DATASET: objects that are neither trained on nor in any table, rendered by `manyview render MESH... --protocol
+orbit16`; where it has a splits.json only its `val` scenes are used. Writes <results>/dimvis_guidance.json and
+prints the option of papers/compact/bundle.py that records the choice in the weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from manyview.bench.select import choose_guidance
+from manyview.cli.flags import check_output, torch_device, torch_dtype
+from manyview.cli.progress import TerminalProgress, silence_loading
+from manyview.data.datasets import read_splits
+from manyview.errors import InputError
+from manyview.io.manifest import write_json
+from manyview.methods import load
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Score all candidates and write the choice."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="data set of validation objects")
+    parser.add_argument("--weights", default="compact", help="compact, a folder, a hub id")
+    parser.add_argument("--method", default="dimvis", choices=("dimvis", "one2one"))
+    parser.add_argument("--candidates", type=float, nargs="+", default=[1.0, 3.0], help="strengths to try")
+    parser.add_argument("--steps", type=int, default=50, help="denoising steps")
+    parser.add_argument("--limit", type=int, help="only the first objects, this many")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--batch", type=int, default=8, help="view sets at once")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--dtype", default="fp32", choices=("fp32", "bf16", "fp16"))
+    parser.add_argument("--results", type=Path, default=ROOT / "docs" / "results", help="folder written to")
+    parser.add_argument("--force", action="store_true", help="replace earlier results")
+    given = parser.parse_args(words)
+    out = given.results / f"{given.method}_guidance.json"
+    silence_loading()
+    try:
+        check_output(out, allowed=given.force)
+        splits = read_splits(given.data)
+        device = torch_device(given.device)
+        pipeline = load(given.method, given.weights, device, torch_dtype(given.dtype))
+        chosen, report = choose_guidance(
+            pipeline,
+            given.data,
+            given.candidates,
+            scenes=splits.val if splits is not None else None,
+            num_steps=given.steps,
+            limit=given.limit,
+            seed=given.seed,
+            batch_size=given.batch,
+            device=device,
+            progress=TerminalProgress(),
+        )
+        write_json(out, {"chosen": chosen, **report})
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for count, part in report["by_references"].items():
+        scores = ", ".join(f"{g:g}: {part[f'guidance_{g:g}']['psnr']['mean']:.2f}" for g in given.candidates)
+        print(f"{count} references, PSNR at guidance {scores}")
+    print("--guidance " + " ".join(f"{value:g}" for value in chosen))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

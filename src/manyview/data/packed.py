@@ -53,6 +53,7 @@ class PackedViews:
 
     @property
     def num_views(self) -> int:
+        """Views of one object."""
         return self.shards[0].shape[1]
 
     def batches(self, size: int) -> Iterator[NDArray[np.uint8]]:

@@ -353,6 +353,7 @@ def _mirrored(surface: Surface, slot: int) -> list[Part]:
 
 
 def rotation_z(angle: float) -> Array:
+    """[3, 3] turn by `angle` radians about +Z, counter-clockwise seen from above."""
     c, s = np.cos(angle), np.sin(angle)
     return np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
 

@@ -41,10 +41,12 @@ class DimvisOptions:
 
     @property
     def num_views(self) -> int:
+        """Slots of the tile."""
         return self.grid[0] * self.grid[1]
 
     @property
     def in_channels(self) -> int:
+        """Channels of the tile the U-Net reads: latent, then time, then rays."""
         return self.latent_channels + int(self.slot_time) + 6 * int(self.rays)
 
 

@@ -15,14 +15,15 @@ means little there; `--threads 1` is then the fairer comparison.
 from __future__ import annotations
 
 import argparse
+import copy
 import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from diffusers import DDIMScheduler
@@ -31,7 +32,7 @@ from torch import Tensor
 from manyview.bench.orbit4 import all_questions, observed_slots
 from manyview.io.manifest import versions, write_json
 from manyview.methods import load
-from manyview.methods.dimvis.model import DimvisOptions, build_denoiser, untile
+from manyview.methods.dimvis.model import DimvisOptions, SlotConditioner, build_denoiser, untile
 from manyview.methods.dimvis.pipeline import DimvisPipeline
 from manyview.methods.dimvis.rig import rig_rays
 from manyview.metrics.image import psnr
@@ -42,6 +43,17 @@ from manyview.sampling.solvers import build_scheduler
 
 Sampler = Callable[[Tensor, Tensor], Tensor]
 MAX_PSNR_DB = 150.0
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the plain loop uses: modules whose own annotations do not say what they return."""
+
+    vae: Any
+    unet: Any
+    image_encoder: Any
+    conditioner: SlotConditioner
+    scheduler: DDIMScheduler
 
 
 def main() -> None:
@@ -78,6 +90,14 @@ def main() -> None:
 
 def choose_samplers(pipeline: DimvisPipeline, given: argparse.Namespace) -> dict[str, Sampler]:
     """What is compared, the plain loop first."""
+    # The loop gets the parts as diffusers loads them: the pipeline lays convolutions out for its own use.
+    plain = Parts(
+        vae=as_loaded(pipeline.vae),
+        unet=as_loaded(pipeline.unet),
+        image_encoder=pipeline.image_encoder,
+        conditioner=pipeline.conditioner,
+        scheduler=pipeline.scheduler,
+    )
     options: dict[str, Any] = {"num_steps": given.steps, "guidance": given.guidance}
 
     def ours(images: Tensor, observed: Tensor) -> Tensor:
@@ -86,35 +106,30 @@ def choose_samplers(pipeline: DimvisPipeline, given: argparse.Namespace) -> dict
         )
 
     samplers: dict[str, Sampler] = {
-        "plain diffusers loop": lambda images, observed: plain_loop(pipeline, images, observed, **options),
+        "plain diffusers loop": lambda images, observed: plain_loop(plain, images, observed, **options),
         "ours": ours,
     }
     if given.variants:
         samplers["ours, one set at a time"] = lambda images, observed: pipeline.complete(
             images, observed, items=range(len(images)), batch_size=1, **options
         )
-        samplers["ours, channels last"] = lambda images, observed: with_channels_last(
-            pipeline, ours, images, observed
+        samplers["ours, convolutions not channels last"] = lambda images, observed: with_layout(
+            pipeline, torch.contiguous_format, ours, images, observed
         )
-        workers = max(torch.get_num_threads(), 1)
-        samplers[f"ours, channels last, {workers} workers"] = lambda images, observed: with_channels_last(
-            pipeline,
-            lambda x, y: with_workers(pipeline, x, y, workers, given.batch, options),
-            images,
-            observed,
-        )
+        samplers["ours, one thread"] = lambda images, observed: in_one_thread(ours, images, observed)
     return samplers
 
 
+def as_loaded(module: Any) -> Any:
+    """A copy with contiguous weights."""
+    return copy.deepcopy(module).to(memory_format=torch.contiguous_format)
+
+
 @torch.no_grad()
-def plain_loop(
-    pipeline: DimvisPipeline, images: Tensor, observed: Tensor, num_steps: int, guidance: float
-) -> Tensor:
+def plain_loop(parts: Parts, images: Tensor, observed: Tensor, num_steps: int, guidance: float) -> Tensor:
     """[N, V, 3, H, W] by a loop over the parts that knows nothing of our sampler."""
-    # The parts' annotations do not say what they return; to this loop they are plain modules.
-    vae, unet = cast(Any, pipeline.vae), cast(Any, pipeline.unet)
-    conditioner = pipeline.conditioner
-    scheduler: Any = DDIMScheduler.from_config(pipeline.scheduler.config)
+    vae, unet, conditioner = parts.vae, parts.unet, parts.conditioner
+    scheduler: Any = DDIMScheduler.from_config(parts.scheduler.config)
     scheduler.set_timesteps(num_steps)
     scaling = float(vae.config["scaling_factor"])
     mean = torch.tensor(vae.config.get("latents_mean") or [0.0])[None, :, None, None]
@@ -124,8 +139,8 @@ def plain_loop(
     for index in range(len(images)):
         known = observed[index]
         described = torch.zeros(1, num_views, conditioner.options.context_dim)
-        pixels = preprocess(images[index][known], cast(int, pipeline.image_encoder.config.image_size))
-        described[0, known] = pipeline.image_encoder(pixel_values=pixels).image_embeds
+        pixels = preprocess(images[index][known], parts.image_encoder.config.image_size)
+        described[0, known] = parts.image_encoder(pixel_values=pixels).image_embeds
         latents = (vae.encode(images[index] * 2 - 1).latent_dist.mode() - mean) / std
         noise = item_noise(0, [index], latents.shape)[0]
         keep = known[:, None, None, None]
@@ -149,46 +164,28 @@ def plain_loop(
     return torch.stack(finished)
 
 
-def with_channels_last(
-    pipeline: DimvisPipeline, sampler: Sampler, images: Tensor, observed: Tensor
+def with_layout(
+    pipeline: DimvisPipeline, layout: torch.memory_format, sampler: Sampler, images: Tensor, observed: Tensor
 ) -> Tensor:
-    """With the weights of the convolutions laid out channels last."""
-    for part in (pipeline.unet, pipeline.vae):
-        part.to(memory_format=torch.channels_last)
+    """With the weights of the convolutions in this layout."""
+    parts = (pipeline.unet, pipeline.vae)
+    for part in parts:
+        part.to(memory_format=layout)
     try:
         return sampler(images, observed)
     finally:
-        for part in (pipeline.unet, pipeline.vae):
-            part.to(memory_format=torch.contiguous_format)
+        for part in parts:
+            part.to(memory_format=torch.channels_last)
 
 
-def with_workers(
-    pipeline: DimvisPipeline,
-    images: Tensor,
-    observed: Tensor,
-    workers: int,
-    batch: int,
-    options: dict[str, Any],
-) -> Tensor:
-    """In several Python threads of one torch thread each, the sets divided among them."""
+def in_one_thread(sampler: Sampler, images: Tensor, observed: Tensor) -> Tensor:
+    """On one core."""
     threads = torch.get_num_threads()
-
-    def work(items: Sequence[int]) -> Tensor:
-        torch.set_num_threads(1)
-        part = list(items)
-        size = max(1, batch // workers)
-        return pipeline.complete(images[part], observed[part], items=part, batch_size=size, **options)
-
-    parts = [range(start, len(images), workers) for start in range(min(workers, len(images)))]
+    torch.set_num_threads(1)
     try:
-        with ThreadPoolExecutor(workers) as pool:
-            answers = list(pool.map(work, parts))
+        return sampler(images, observed)
     finally:
         torch.set_num_threads(threads)
-    result = torch.empty_like(images)
-    for part, answer in zip(parts, answers, strict=True):
-        result[list(part)] = answer
-    return result
 
 
 def measure(

@@ -1,48 +1,81 @@
-"""Put trained components into the package as its compact weights.
+"""Put trained components into the package as its compact weights, or into another folder.
 
     python papers/compact/bundle.py --vae runs/vae/export --image-encoder runs/image_encoder/export \
         --dimvis runs/dimvis/export --one2one runs/one2one/export
 
-Methods left out keep what the package has. `--guidance 3 1 1` records, for DiMViS, the guidance found on
-validation objects for 1, 2 and 3 references (papers/dimvis/choose_guidance.py).
+Components left out keep what is there. `--guidance 3 1 1` records, for DiMViS, the guidance found on
+validation objects for 1, 2 and 3 references (papers/dimvis/choose_guidance.py). With `--out DIR` the method m
+is then `manyview.load(m, weights="DIR/m")`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from manyview.errors import InputError
 from manyview.weights.bundle import BUNDLE_FILE, COMPACT, write_bundle
 
 LICENCE = "Apache-2.0 (trained by the manyview authors on procedural objects and YCB scans, CC BY 4.0)"
 SHARED = {"vae": "../vae", "image_encoder": "../image_encoder"}
 OWN = ("unet", "conditioner", "scheduler")
+METHODS = ("dimvis", "one2one")
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> int:
     """Copy the given components and write every method's manyview.json anew."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name in ("vae", "image-encoder", "dimvis", "one2one"):
-        parser.add_argument(f"--{name}", type=Path, help="export folder of its training run")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    for name in (*SHARED, *METHODS):
+        flag = "--" + name.replace("_", "-")
+        parser.add_argument(flag, type=Path, help="export folder of its training run")
     parser.add_argument("--guidance", type=float, nargs="*", help="DiMViS guidance for 1, 2, 3 references")
-    given = parser.parse_args()
-    for name, source in (("vae", given.vae), ("image_encoder", given.image_encoder)):
-        if source is not None:
-            _replace(source, COMPACT / name)
-    for method, source in (("dimvis", given.dimvis), ("one2one", given.one2one)):
-        folder = COMPACT / method
-        if source is not None:
-            for part in OWN:
-                _replace(source / part, folder / part)
-        if not folder.is_dir():
+    parser.add_argument("--out", type=Path, default=COMPACT, help="folder of the bundles; the package's")
+    given = parser.parse_args(words)
+    try:
+        write(given.out, {name: getattr(given, name) for name in (*SHARED, *METHODS)}, given.guidance)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    total = sum(path.stat().st_size for path in given.out.rglob("*.safetensors"))
+    print(f"weights in {given.out}: {total / 1e6:.1f} MB")
+    return 0
+
+
+def write(out: Path, exports: dict[str, Path | None], guidance: list[float] | None) -> None:
+    """Bundles of every method that is given or already in `out`. Raises `InputError` before any copy if an
+    export lacks a component, or a method would be left without a codec or an image encoder."""
+    copies: list[tuple[Path, Path]] = []
+    for name, source in exports.items():
+        if source is None:
             continue
+        parts = {source: out / name}
+        if name in METHODS:
+            parts = {source / part: out / name / part for part in OWN}
+        for folder, target in parts.items():
+            if not any(folder.glob("*config.json")):
+                accepted = f"expected a component with its config.json in {folder.name}"
+                raise InputError("--" + name.replace("_", "-"), str(source), accepted)
+            copies.append((folder, target))
+    methods = [name for name in METHODS if exports.get(name) is not None or (out / name).is_dir()]
+    for name in SHARED:
+        if methods and exports.get(name) is None and not (out / name).is_dir():
+            raise InputError(
+                "--" + name.replace("_", "-"), "not given", f"and {out} holds none for {methods[0]}"
+            )
+    for source, target in copies:
+        _replace(source, target)
+    for method in methods:
+        folder = out / method
         settings = {}
         if (folder / BUNDLE_FILE).is_file():
             settings = json.loads((folder / BUNDLE_FILE).read_text())["settings"]
-        if method == "dimvis" and given.guidance is not None:
-            settings["guidance_by_references"] = given.guidance
+        if method == "dimvis" and guidance is not None:
+            settings["guidance_by_references"] = guidance
         write_bundle(
             folder,
             name="compact",
@@ -51,14 +84,16 @@ def main() -> None:
             components={**SHARED, **{part: part for part in OWN}},
             settings=settings,
         )
-    total = sum(path.stat().st_size for path in COMPACT.rglob("*.safetensors"))
-    print(f"compact weights: {total / 1e6:.1f} MB")
 
 
 def _replace(source: Path, target: Path) -> None:
+    if target.exists() and source.resolve() == target.resolve():
+        return
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    shutil.copytree(source, temporary)
     shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(source, target)
+    temporary.replace(target)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

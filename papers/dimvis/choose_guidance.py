@@ -21,6 +21,7 @@ from manyview.data.datasets import read_splits
 from manyview.errors import InputError
 from manyview.io.manifest import write_json
 from manyview.methods import load
+from manyview.sampling.solvers import SOLVERS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,6 +34,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--method", default="dimvis", choices=("dimvis", "one2one"))
     parser.add_argument("--candidates", type=float, nargs="+", default=[1.0, 3.0], help="strengths to try")
     parser.add_argument("--steps", type=int, default=50, help="denoising steps")
+    parser.add_argument("--solver", default="ddim", choices=SOLVERS)
     parser.add_argument("--limit", type=int, help="only the first objects, this many")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch", type=int, default=8, help="view sets at once")
@@ -54,6 +56,7 @@ def main(words: Sequence[str] | None = None) -> int:
             given.candidates,
             scenes=splits.val if splits is not None else None,
             num_steps=given.steps,
+            solver=given.solver,
             limit=given.limit,
             seed=given.seed,
             batch_size=given.batch,

@@ -25,6 +25,7 @@ from manyview.errors import InputError
 from manyview.io.atomic import write_text_atomic
 from manyview.methods.dimvis import spec as dimvis
 from manyview.methods.one2one import spec as one2one
+from manyview.sampling.solvers import SOLVERS
 
 ROOT = Path(__file__).resolve().parents[2]
 BEGIN = "<!-- measured: written by papers/dimvis/table_1.py -->"
@@ -45,6 +46,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--weights", default="compact", help="of DiMViS: compact, a folder, a hub id")
     parser.add_argument("--one2one", default="compact", help="weights of the one-to-one model")
     parser.add_argument("--steps", type=int, default=50, help="denoising steps")
+    parser.add_argument("--solver", default="ddim", choices=SOLVERS)
     parser.add_argument("--samples", type=int, default=8, help="answers whose mean is scored as well")
     parser.add_argument("--limit", type=int, help="only the first objects, this many")
     parser.add_argument("--seed", type=int, default=0)
@@ -69,6 +71,7 @@ def main(words: Sequence[str] | None = None) -> int:
             weights=given.weights,
             one2one=given.one2one,
             num_steps=given.steps,
+            solver=given.solver,
             num_samples=given.samples,
             limit=given.limit,
             seed=given.seed,

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKL
+from transformers import CLIPVisionModelWithProjection
 
 from manyview.cli import main
 from manyview.cli.recipes import TARGETS, default_config
 from manyview.cli.train import _OVERRIDES, Options, train_config
-from manyview.data.packed import describe, write_shard
+from manyview.data.latents import LatentCache
+from manyview.data.packed import PackedViews, describe, write_shard
 from manyview.errors import InputError
 from manyview.io.images import write_png
 from manyview.io.scene import read_scene, write_scene
+from manyview.nets.autoencoder import encode
+from manyview.training import encoding
 from manyview.training.config import TrainConfig
 from manyview.types import Views
 from manyview.weights import write_bundle
@@ -74,20 +80,160 @@ def test_stop_and_resume(work: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert json.loads(capsys.readouterr().out)["steps"] == 2
 
 
-def test_scenes_are_packed_once(work: Path) -> None:
-    images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    write_scene(Views(images=images), work / "scenes" / "a")
-    from manyview.cli.recipes import packed_folder
-    from manyview.data.packed import PackedViews
-    from manyview.progress import silent
+@pytest.fixture
+def scenes(trained: Path, tmp_path: Path) -> Path:
+    """The packed objects as scenes without cameras."""
+    pixels = np.load(trained / "packed" / "views_00000000.npy")
+    for number, views in enumerate(torch.from_numpy(pixels).permute(0, 1, 4, 2, 3).float() / 255):
+        write_scene(Views(images=views), tmp_path / "scenes" / f"{number}")
+    return tmp_path / "scenes"
 
-    # A scene without cameras has no transforms.json; its images are what dates it.
-    folder = packed_folder(work / "scenes", 16, silent)
-    views = PackedViews(folder)
-    assert len(views) == 1
-    expected = (read_scene(work / "scenes" / "a").images * 255).round().permute(0, 2, 3, 1)
-    assert np.array_equal(views[0], expected.numpy().astype(np.uint8))
-    assert packed_folder(work / "scenes", 16, silent) == folder
+
+def networks(trained: Path) -> list[str]:
+    return ["--vae", str(trained / "vae/export"), "--image-encoder", str(trained / "image_encoder/export")]
+
+
+class Encodings:
+    """Counts the images that go through the codec; interrupts, as Ctrl-C does, when told to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, stop_before: int = 10**9) -> None:
+        self.images = 0
+        self.stop_before = stop_before
+        monkeypatch.setattr(encoding, "encode", self)
+
+    def __call__(self, codec: AutoencoderKL, images: torch.Tensor) -> torch.Tensor:
+        if self.images + len(images) > self.stop_before:
+            raise KeyboardInterrupt
+        self.images += len(images)
+        return encode(codec, images)
+
+
+def test_stopped_and_resumed_training_encodes_each_view_once(
+    trained: Path, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoding, "_OBJECTS_AT_ONCE", 1)
+    words = ["train", "one2one", "--data", str(scenes), "--out", str(tmp_path / "run"), *SHORT]
+    words += networks(trained)
+    # Two of three objects, 4 views each, then Ctrl-C while encoding.
+    first = Encodings(monkeypatch, stop_before=8)
+    assert main(words) == 130
+    assert first.images == 8
+    again = Encodings(monkeypatch)
+    assert main([*words, "--stop-after-steps", "1"]) == 130
+    assert again.images == 4
+    # Not even the scenes' arrays are needed any more; that nothing reads them shows in their absence.
+    shutil.rmtree(scenes / ".arrays")
+    last = Encodings(monkeypatch)
+    assert main([*words, "--resume"]) == 0
+    assert last.images == 0
+    assert not (scenes / ".arrays").exists()
+    # The same pictures in a packed set: the same latents, bit for bit, kept in another place.
+    words[words.index(str(scenes))] = str(trained / "packed")
+    words[words.index(str(tmp_path / "run"))] = str(tmp_path / "other")
+    before = {path.name for path in (trained / "packed").iterdir()}
+    assert main([*words, "--cache", str(tmp_path / "cache")]) == 0
+    assert {path.name for path in (trained / "packed").iterdir()} == before
+    kept = [LatentCache(path.parent).load() for path in (scenes / ".latents").rglob("index.json")]
+    others = [LatentCache(path.parent).load() for path in (tmp_path / "cache").rglob("index.json")]
+    assert sorted(tuple(part.shape) for part in kept) == [(12, 8, 16, 16), (12, 128)]
+    for part in kept:
+        assert any(torch.equal(part, other) for other in others if part.shape == other.shape)
+
+
+def test_latents_belong_to_the_encoding_half_and_its_statistics(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vae = AutoencoderKL.from_pretrained(trained / "vae/export").float()
+    clip = CLIPVisionModelWithProjection.from_pretrained(trained / "image_encoder/export")
+    source = PackedViews(trained / "packed")
+
+    def count(codec: AutoencoderKL) -> int:
+        counter = Encodings(monkeypatch)
+        found, _ = encoding.encode_views([source], [tmp_path], codec, clip, device=torch.device("cpu"))
+        monkeypatch.undo()
+        flat = torch.from_numpy(source[1].copy()).permute(0, 3, 1, 2).float() / 255
+        with torch.inference_mode():
+            torch.testing.assert_close(found[1].float(), encode(codec, flat), atol=2e-3, rtol=2e-3)
+        return counter.images
+
+    assert count(vae) == 12
+    assert count(AutoencoderKL.from_pretrained(trained / "vae/export").float()) == 0
+    with torch.no_grad():
+        vae.decoder.conv_out.weight.add_(1)
+    assert count(vae) == 0
+    vae.register_to_config(latents_std=[2 * value for value in vae.config["latents_std"]])
+    assert count(vae) == 12
+    with torch.no_grad():
+        vae.encoder.conv_in.weight.mul_(1.1)
+    assert count(vae) == 12
+
+
+def test_several_sources_stand_in_order(trained: Path, tmp_path: Path) -> None:
+    pixels = np.load(trained / "packed" / "views_00000000.npy")
+    for name, part in (("a", pixels[2:]), ("b", pixels[:2]), ("odd", pixels[:1, :2])):
+        describe(tmp_path / name, {"source": name})
+        write_shard(tmp_path / name, 0, part)
+    vae = AutoencoderKL.from_pretrained(trained / "vae/export")
+    clip = CLIPVisionModelWithProjection.from_pretrained(trained / "image_encoder/export")
+
+    def encoded(*names: str) -> tuple[torch.Tensor, torch.Tensor]:
+        sources = [PackedViews(tmp_path / name) for name in names]
+        roots = [tmp_path / "cache"] * len(names)
+        return encoding.encode_views(sources, roots, vae, clip, device=torch.device("cpu"))
+
+    both, first, second = encoded("a", "b"), encoded("a"), encoded("b")
+    for together, one, two in zip(both, first, second, strict=True):
+        assert torch.equal(together, torch.cat([one, two]))
+    with pytest.raises(InputError, match="same number and size of views"):
+        encoded("a", "odd")
+
+
+def test_shared_nets_train_on_scenes(scenes: Path, tmp_path: Path) -> None:
+    words = ["train", "vae", "--data", str(scenes), "--size", "32", "--crop", "16", "--negatives", "0.25"]
+    words += ["--validation", str(scenes), "--validate-every", "2", "--cache", str(tmp_path / "cache")]
+    assert main([*words, "--out", str(tmp_path / "run"), *SHORT]) == 0
+    record = json.loads((tmp_path / "run/train.json").read_text())
+    assert record["settings"]["crop"] == 16
+    assert record["settings"]["negatives"] == 0.25
+    (folder,) = (tmp_path / "cache/arrays").iterdir()
+    assert PackedViews(folder)[2].shape == (4, 32, 32, 3)
+
+
+def test_rays_are_trained(trained: Path, tmp_path: Path) -> None:
+    words = ["train", "dimvis", "--data", str(trained / "packed"), "--rays", *networks(trained), *SHORT]
+    words += ["--validation", str(trained / "packed"), "--validate-every", "2"]
+    assert main([*words, "--out", str(tmp_path / "run")]) == 0
+    assert json.loads((tmp_path / "run/train.json").read_text())["settings"]["rays"] is True
+    unet = json.loads((tmp_path / "run/export/unet/config.json").read_text())
+    assert unet["in_channels"] == 8 + 6
+    assert json.loads((tmp_path / "run/export/conditioner/config.json").read_text())["rays"] is True
+
+
+@pytest.mark.parametrize(
+    ("target", "words", "parts"),
+    [
+        ("vae", ("--rays",), ["--rays", "vae", "only for dimvis"]),
+        ("dimvis", ("--crop", "32"), ["--crop", "only for vae"]),
+        ("one2one", ("--initial", "."), ["--initial", "vae and dimvis"]),
+        ("dimvis", ("--shares", "1"), ["--shares", "vae and image_encoder"]),
+        ("vae", ("--crop", "20"), ["--crop", "20", "multiple of 8"]),
+        ("vae", ("--negatives", "1.5"), ["--negatives", "0 to 1"]),
+        ("vae", ("--size", "4"), ["--size", "8"]),
+        ("vae", ("--validation", "{work}/empty"), ["--validation", "holds no scene"]),
+        ("vae", ("--cache", "{work}/packed/packed.json"), ["--cache", "is a file"]),
+    ],
+)
+def test_train_refuses(
+    target: str, words: tuple[str, ...], parts: list[str], work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (work / "empty").mkdir(exist_ok=True)
+    given = [word.format(work=work) for word in words]
+    out = work / "refused"
+    assert main(["train", target, "--data", str(work / "packed"), "--out", str(out), *given]) == 2
+    shown = capsys.readouterr().err
+    assert shown.count("\n") == 1
+    assert all(part in shown for part in parts), shown
+    assert not out.exists()
 
 
 def test_synth_dimvis(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:

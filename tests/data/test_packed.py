@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import pickle
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -116,3 +119,87 @@ def test_a_mesh_as_it_is(tmp_path: Path) -> None:
     assert len(views) == 1
     # A ball looks the same from everywhere, up to its facets.
     assert np.abs(views[0][0].astype(int) - views[0][1]).mean() < 3
+
+
+def test_a_longer_run_completes_the_last_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed, "SHARD_OBJECTS", 4)
+    pack_procedural(tmp_path / "set", 0, 2, CAMERAS)
+    pack_procedural(tmp_path / "set", 0, 5, CAMERAS)
+    pack_procedural(tmp_path / "other", 0, 5, CAMERAS)
+    grown, whole = PackedViews(tmp_path / "set"), PackedViews(tmp_path / "other")
+    assert len(grown) == 5
+    assert grown.identity == whole.identity
+
+
+def test_identity_is_of_the_bytes_alone(tmp_path: Path) -> None:
+    pictures = np.random.default_rng(0).integers(0, 256, (3, 2, 4, 4, 3), dtype=np.uint8)
+    cuts = {"one": [0, 3], "two": [0, 1, 3]}
+    for name, ends in cuts.items():
+        describe(tmp_path / name, {"source": name})
+        for start, end in itertools.pairwise(ends):
+            write_shard(tmp_path / name, start, pictures[start:end])
+    assert PackedViews(tmp_path / "one").identity == PackedViews(tmp_path / "two").identity
+    pictures[2, 1, 3, 3, 2] ^= 1
+    write_shard(tmp_path / "two", 1, pictures[1:])
+    assert PackedViews(tmp_path / "one").identity != PackedViews(tmp_path / "two").identity
+    # The same bytes cut into views otherwise are other views.
+    describe(tmp_path / "three", {"source": "three"})
+    write_shard(tmp_path / "three", 0, np.load(tmp_path / "one/views_00000000.npy").reshape(3, 2, 2, 8, 3))
+    assert PackedViews(tmp_path / "one").identity != PackedViews(tmp_path / "three").identity
+
+
+def test_more_shards_than_files_may_be_open(tmp_path: Path) -> None:
+    describe(tmp_path, {"source": "test"})
+    for number in range(300):
+        write_shard(tmp_path, number, np.full((1, 1, 1, 1, 3), number % 256, np.uint8))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        views = PackedViews(tmp_path)
+        assert [int(views[i].max()) for i in range(300)] == [i % 256 for i in range(300)]
+        assert len(views.identity) == 64
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_refusal_comes_back_from_a_worker(tmp_path: Path) -> None:
+    def refuse() -> packed._Done:
+        raise InputError("--out", "x", "the disk is full")
+
+    assert pickle.loads(pickle.dumps(packed._run_alone(refuse))) == ("--out", "x", "the disk is full")
+
+
+def test_workers_write_what_one_process_writes(tmp_path: Path) -> None:
+    for name, extents in (("flat", (1, 1, 0.2)), ("tall", (0.3, 0.3, 1))):
+        trimesh.creation.box(extents).export(tmp_path / f"{name}.ply")
+    (tmp_path / "broken.ply").write_text("no mesh")
+    meshes = [tmp_path / f"{name}.ply" for name in ("flat", "broken", "tall")]
+    with pytest.raises(InputError, match=r"broken\.ply"):
+        pack_meshes(tmp_path / "strict", meshes, CAMERAS, turns=1)
+    seen: list[int] = []
+    failed = pack_meshes(
+        tmp_path / "many", meshes, CAMERAS, turns=1, progress=seen.append, workers=2, keep_going=True
+    )
+    assert seen == [1, 1, 1]
+    assert len(failed) == 1
+    assert "broken.ply" in failed[0]
+    # One mesh broken or not, the others are placed as they were; the broken one has its turn later.
+    trimesh.creation.icosphere(1).export(tmp_path / "broken.ply")
+    assert pack_meshes(tmp_path / "many", meshes, CAMERAS, turns=1) == ()
+    pack_meshes(tmp_path / "one", meshes, CAMERAS, turns=1)
+    assert PackedViews(tmp_path / "many").identity == PackedViews(tmp_path / "one").identity
+
+
+def test_other_contents_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("dear")
+    for force in (False, True):
+        with pytest.raises(InputError, match="holds something else"):
+            pack_procedural(tmp_path, 0, 1, CAMERAS, force=force)
+    assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
+
+
+def test_force_begins_anew(tmp_path: Path) -> None:
+    describe(tmp_path, {"source": "old"})
+    write_shard(tmp_path, 7, np.zeros((2, 2, 16, 16, 3), np.uint8))
+    pack_procedural(tmp_path, 0, 1, CAMERAS, force=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["packed.json", "views_00000000.npy"]

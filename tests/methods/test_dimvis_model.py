@@ -39,7 +39,7 @@ def example(options: DimvisOptions) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("grid", GRIDS)
 def test_every_grid_runs_forward_and_backward(grid: tuple[int, int]) -> None:
     torch.manual_seed(0)
-    options = tiny_options(grid=grid, slot_embedding=True, slot_time=True, rays=True)
+    options = tiny_options(grid=grid, slot_embedding=True, slot_time=True, aligned=True, rays=True)
     denoiser = tiny_denoiser(options)
     rays = torch.randn(2, options.num_views, 6, 2, 2)
     answer = denoiser(**example(options), rays=rays)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save
-from tiny_dimvis import DIM, SIZE, spread_weights, tiny_options, tiny_pipeline
+from tiny_dimvis import DIM, SIZE, spread_weights, tiny_options, tiny_pipeline, torch_threads
 
 from manyview.errors import InputError
 from manyview.geometry.trajectories import orbit
@@ -189,8 +189,66 @@ def test_progress_counts_rigs_times_steps(pipeline: DimvisPipeline) -> None:
         def finish(self) -> None:
             events.append("finish")
 
-    pipeline(pictures(1), num_steps=2, num_samples=3, batch_size=2, progress=Recorder())
-    assert events == [("start", 6), 2, 2, 1, 1, "finish"]
+    for threads, expected in ((1, [2, 2, 1, 1]), (2, [1] * 6)):
+        events.clear()
+        with torch_threads(threads):
+            pipeline(pictures(1), num_steps=2, num_samples=3, batch_size=2, progress=Recorder())
+        assert events == [("start", 6), *expected, "finish"]
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_workers_change_nothing(pipeline: DimvisPipeline, guidance: float) -> None:
+    """4 rigs in 1, 2 and 3 threads: the same pictures; again with the same threads: the same bytes."""
+    images = torch.rand(4, 4, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(3))
+    observed = torch.tensor([True, False, True, False]).expand(4, -1)
+
+    def complete(threads: int) -> torch.Tensor:
+        with torch_threads(threads):
+            return pipeline.complete(
+                images, observed, items=range(4), num_steps=2, guidance=guidance, batch_size=4
+            )
+
+    alone = complete(1)
+    for threads in (2, 3):
+        divided = complete(threads)
+        assert not divided.requires_grad
+        assert float((divided - alone).abs().max()) < 1e-3
+        assert torch.equal(complete(threads), divided)
+
+
+def test_an_error_in_a_worker_surfaces(pipeline: DimvisPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, calls, events = pipeline.unet.forward, [0], []
+
+    class Recorder:
+        def start(self, total: int, what: str) -> None:
+            pass
+
+        def advance(self, n: int = 1) -> None:
+            pass
+
+        def finish(self) -> None:
+            events.append("finish")
+
+    def fail_at_third(*args: object, **options: object) -> object:
+        calls[0] += 1
+        if calls[0] == 3:
+            raise MemoryError("the third call")
+        return real(*args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(pipeline.unet, "forward", fail_at_third)
+    with torch_threads(2):
+        with pytest.raises(MemoryError, match="the third call"):
+            pipeline(pictures(1), num_steps=50, num_samples=4, batch_size=4, progress=Recorder())
+        assert torch.get_num_threads() == 2
+    assert events == ["finish"]
+    assert calls[0] < 100  # two batches of 50 steps: the other one was stopped
+
+
+def test_convolutions_are_channels_last(pipeline: DimvisPipeline) -> None:
+    for part in (pipeline.unet, pipeline.vae):
+        for module in part.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                assert module.weight.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_round_trip_in_the_hubs_layout(tmp_path: Path) -> None:

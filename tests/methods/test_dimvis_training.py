@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 from pathlib import Path
 
 import pytest
 import torch
-from tiny_dimvis import CHANNELS, DIM, SIZE, codec_and_encoder, tiny_denoiser, tiny_options, tiny_unet
+from tiny_dimvis import (
+    CHANNELS,
+    DIM,
+    SIZE,
+    codec_and_encoder,
+    tiny_denoiser,
+    tiny_options,
+    tiny_pipeline,
+    tiny_unet,
+)
 from torch import nn
 
+from manyview.data.render.protocols import protocol_cameras
 from manyview.errors import InputError, Stopped
+from manyview.geometry.rays import camera_rays, plucker
 from manyview.methods import load
 from manyview.methods.dimvis.model import DimvisOptions, TileDenoiser
 from manyview.methods.dimvis.train import DimvisTask, draw_observed, masked_loss
@@ -233,3 +246,65 @@ def test_options_follow_the_data() -> None:
     options = DimvisOptions(grid=(2, 4), slot_time=True, rays=True, latent_channels=5)
     assert options.num_views == 8
     assert options.in_channels == 5 + 1 + 6
+
+
+def test_rays_turn_with_the_rig() -> None:
+    """Wherever a rig of an orbit begins, turned so that slot 0 is at azimuth 0 it has the rays shown."""
+    latents, embeddings = torch.zeros(1, 16, CHANNELS, 4, 4), torch.zeros(1, 16, DIM)
+    task = TinyDimvisTask(latents, embeddings, tiny_options(rays=True))
+    assert task.rays is not None
+    whole = protocol_cameras("orbit16", 8)
+    for start in (0, 3, 14):
+        angle = -2 * torch.pi * start / 16
+        c, s = math.cos(angle), math.sin(angle)
+        turn = torch.tensor([[c, -s, 0, 0], [s, c, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+        rig = whole.resized(4, 4)[(start + torch.arange(4) * 4) % 16]
+        origins, directions = camera_rays(dataclasses.replace(rig, world_from_cam=turn @ rig.world_from_cam))
+        expected = plucker(origins, directions).permute(0, 3, 1, 2)
+        torch.testing.assert_close(task.rays, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_rays_reach_the_network_in_training_and_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[torch.Tensor] = []
+    original = TileDenoiser.forward
+
+    def forward(self: TileDenoiser, *words: torch.Tensor, **named: torch.Tensor) -> torch.Tensor:
+        rays = named.get("rays", words[5] if len(words) > 5 else None)
+        if rays is not None:
+            shown.append(rays)
+        return original(self, *words, **named)
+
+    monkeypatch.setattr(TileDenoiser, "forward", forward)
+    latents, embeddings = toy_latents()
+    torch.manual_seed(0)
+    for rays in (False, True):
+        task = TinyDimvisTask(latents, embeddings, tiny_options(rays=rays), validation=(latents, embeddings))
+        items = torch.arange(5)
+        model = task.build()
+        loss, _ = task.loss(model, task.batch(items), items, seed=0)
+        assert bool(loss.isfinite())
+        assert [tuple(r.shape) for r in shown] == ([(5, 4, 6, 2, 2)] if rays else [])
+    loss.backward()
+    # The channels start at zero weight, so that it is their gradient that shows they are looked at.
+    assert isinstance(model, TileDenoiser)
+    gradient = model.unet.conv_in.weight.grad
+    assert gradient is not None
+    assert bool((gradient[:, CHANNELS:].abs().amax(dim=(0, 2, 3)) > 0).all())
+    with torch.no_grad():
+        task.validate(model, torch.device("cpu"))
+    trained = shown[0][0]
+    assert all(torch.equal(part, trained) for rays in shown for part in rays)
+
+    shown.clear()
+    pipeline = tiny_pipeline(tiny_options(rays=True))
+    pipeline(Views(images=torch.rand(2, 3, SIZE, SIZE)), slots=(3, 1), num_steps=1)
+    assert len(shown) > 0
+    assert all(torch.equal(part, trained) for rays in shown for part in rays)
+
+
+def test_settings_say_what_a_run_depends_on(tmp_path: Path) -> None:
+    latents, embeddings = toy_latents()
+    plain = DimvisTask(latents, embeddings, tiny_options()).settings
+    other = DimvisTask(latents, embeddings, tiny_options(rays=True), initial=tmp_path).settings
+    assert (plain["rays"], plain["initial"]) == (False, "")
+    assert (other["rays"], other["initial"]) == (True, str(tmp_path))

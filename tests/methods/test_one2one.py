@@ -7,7 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_dimvis import CHANNELS, DIM, SIZE, codec_and_encoder, spread_weights, tiny_pair_pipeline, tiny_unet
+from tiny_dimvis import (
+    CHANNELS,
+    DIM,
+    SIZE,
+    codec_and_encoder,
+    spread_weights,
+    tiny_pair_pipeline,
+    tiny_unet,
+    torch_threads,
+)
 from torch import nn
 
 from manyview.errors import InputError
@@ -101,6 +110,10 @@ def test_batches_change_nothing(pipeline: One2OnePipeline, guidance: float) -> N
     assert float((single - together).abs().max()) < 1e-3
     alone = pipeline.predict(references[5:6], pose[5:6], items=[5], **options)
     assert float((alone - together[5:6]).abs().max()) < 1e-3
+    with torch_threads(3):
+        divided, again = (pipeline.predict(references, pose, items=range(8), **options) for _ in range(2))
+    assert float((divided - together).abs().max()) < 1e-3
+    assert torch.equal(again, divided)
 
 
 def test_only_the_turn_counts(pipeline: One2OnePipeline) -> None:

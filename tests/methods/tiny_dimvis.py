@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -48,6 +50,7 @@ def conditioner_of(options: DimvisOptions) -> SlotConditioner:
         context_dim=options.context_dim,
         slot_embedding=options.slot_embedding,
         slot_time=options.slot_time,
+        aligned=options.aligned,
         rays=options.rays,
     )
 
@@ -73,6 +76,17 @@ def codec_and_encoder() -> tuple[AutoencoderKL, CLIPVisionModelWithProjection]:
         patch_size=8,
     )
     return codec, CLIPVisionModelWithProjection(config)
+
+
+@contextmanager
+def torch_threads(number: int) -> Iterator[None]:
+    """So many torch threads inside; as before after."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def spread_weights(module: nn.Module) -> None:

@@ -53,8 +53,13 @@ class GaussianToy:
         return m, c, gain, self.mean[m] - gain @ self.mean[c], cov
 
     def __call__(self, latents: Tensor, timestep: Tensor, observed: Tensor, described: Tensor) -> Tensor:
-        """The exact answer; all items of a call share one subset. Observed slots get NaN: nothing may
-        depend on what is predicted there."""
+        """The exact answer. Observed slots get NaN: nothing may depend on what is predicted there.
+
+        Half of a call's rows share one subset; `calls` lists the two halves of a guided call one by one.
+        """
+        if bool((described != described[0]).any()):
+            halves = (part.chunk(2) for part in (latents, observed, described))
+            return torch.cat([self(x, timestep, clean, told) for x, clean, told in zip(*halves, strict=True)])
         self.calls.append(
             {"latents": latents, "timestep": timestep, "observed": observed, "described": described}
         )

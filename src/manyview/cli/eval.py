@@ -47,6 +47,12 @@ class Options:
     """Denoising steps."""
     guidance: float | None = None
     """Guidance strength; the method's own choice for the number of given views when not set."""
+    solver: Literal["ddim", "dpm", "unipc"] = "ddim"
+    """ddim is the papers'; the others need fewer steps."""
+    samples: int = 1
+    """How many answers to draw to a question; with two or more, their mean and deviation are scored too."""
+    perceptual: bool = True
+    """Also the perceptual metrics, which cost more than drawing does on a CPU."""
     limit: int | None = None
     """Score only the first scenes, this many."""
     compute: Annotated[ComputeFlags, tyro.conf.arg(name="")] = field(default_factory=ComputeFlags)
@@ -61,6 +67,7 @@ def run(options: Options, progress: Progress) -> Answer:
     check_readable("--data", options.data)
     check_range("--steps", options.steps, 1, 1000)
     check_range("--guidance", options.guidance, 0, 100)
+    check_range("--samples", options.samples, 1, 1000)
     check_range("--limit", options.limit, 1, 10**9)
     check_output(options.out, allowed=options.output.force)
     if options.target in METHODS:
@@ -84,6 +91,9 @@ def run(options: Options, progress: Progress) -> Answer:
         seed=options.output.seed,
         num_steps=options.steps,
         guidance=options.guidance,
+        solver=options.solver,
+        num_samples=options.samples,
+        perceptual=options.perceptual,
         limit=options.limit,
         force=options.output.force,
         progress=progress,

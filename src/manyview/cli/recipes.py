@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from manyview.cli.flags import check_readable
+from manyview.cli.flags import check_range, check_readable
 from manyview.errors import InputError
 from manyview.progress import Progress, silent
 from manyview.training.config import TrainConfig
@@ -17,6 +15,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from manyview.data.datasets import SceneArrays
+    from manyview.data.packed import PackedViews
     from manyview.training.task import Task
 
 Preset = Literal["compact", "paper"]
@@ -29,6 +29,25 @@ DEFAULTS = {
     "one2one": TrainConfig(steps=40_000, batch_size=16, lr=4e-4),
 }
 TARGETS = tuple(DEFAULTS)
+_DENOISERS = ("dimvis", "one2one")
+# Fields of a recipe that only some targets look at. Elsewhere they are refused, not passed over.
+_ONLY_FOR = {
+    "preset": _DENOISERS,
+    "shares": ("vae", "image_encoder"),
+    "validation": ("vae", "image_encoder", "dimvis"),
+    "initial": ("vae", "dimvis"),
+    "vae": _DENOISERS,
+    "image_encoder": _DENOISERS,
+    "freeze_encoder": ("vae",),
+    "crop": ("vae",),
+    "negatives": ("vae",),
+    "prediction": _DENOISERS,
+    "grid": ("dimvis",),
+    "slot_embedding": ("dimvis",),
+    "slot_time": ("dimvis",),
+    "aligned": ("dimvis",),
+    "rays": ("dimvis",),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,13 +66,24 @@ class Recipe:
     """The codec's folder; that of the compact weights when None."""
     image_encoder: Path | None = None
     freeze_encoder: bool = False
+    crop: int = 64
+    negatives: float = 0.5
     grid: tuple[int, int] = (2, 2)
     prediction: Literal["epsilon", "v_prediction"] = "v_prediction"
     slot_embedding: bool = False
     slot_time: bool = False
+    aligned: bool = False
+    rays: bool = False
     seed: int = 0
-    resolution: int = 128
-    """Pixels a side to which views of scenes are packed."""
+    size: int | None = None
+    """Pixels a side to which views of scenes are packed; that of the preset when None."""
+    cache: Path | None = None
+    """Where packed scenes, latents and embeddings are kept; hidden folders in each data set when None."""
+
+    @property
+    def resolution(self) -> int:
+        """Pixels a side of the views of scenes."""
+        return self.size or (256 if self.preset == "paper" else 128)
 
 
 def default_config(target: str, preset: Preset) -> TrainConfig:
@@ -84,6 +114,19 @@ def check_recipe(recipe: Recipe) -> None:
         "--vae": recipe.vae,
         "--image-encoder": recipe.image_encoder,
     }
+    for field in fields(recipe):
+        targets = _ONLY_FOR.get(field.name, TARGETS)
+        value = getattr(recipe, field.name)
+        if recipe.target not in targets and value != field.default:
+            flag = "--" + field.name.replace("_", "-")
+            raise InputError(flag, value, f"is not for {recipe.target}, only for {' and '.join(targets)}")
+    check_range("--size", recipe.size, 8, 8192)
+    check_range("--negatives", recipe.negatives, 0, 1)
+    check_range("--crop", recipe.crop, 8, 8192)
+    if recipe.crop % 8:
+        raise InputError("--crop", recipe.crop, "expected a multiple of 8, the side of a latent cell")
+    if recipe.cache is not None and recipe.cache.is_file():
+        raise InputError("--cache", str(recipe.cache), "is a file, expected a folder")
     for folder in recipe.data:
         check_readable("--data", folder)
     for flag, path in named.items():
@@ -95,28 +138,33 @@ def check_recipe(recipe: Recipe) -> None:
 
 
 def make_task(recipe: Recipe, device: torch.device, progress: Progress = silent) -> Task:
-    """The task of a checked recipe. Scenes are packed and, for latent methods, views encoded first."""
-    folders = [packed_folder(folder, recipe.resolution, progress) for folder in recipe.data]
-    shares = list(recipe.shares) or [1.0] * len(folders)
+    """The task of a checked recipe. For latent methods the views are encoded first, or found encoded."""
+    sources = [_open(recipe, folder, "--data", progress) for folder in recipe.data]
     validation = None
     if recipe.validation is not None:
-        validation = packed_folder(recipe.validation, recipe.resolution, progress)
-    if recipe.target == "vae":
+        validation = _open(recipe, recipe.validation, "--validation", progress)
+    if recipe.target not in _DENOISERS:
+        folders = [_packed_folder(source) for source in sources]
+        held_out_folder = None if validation is None else _packed_folder(validation)
+        shares = list(recipe.shares) or [1.0] * len(folders)
+        if recipe.target == "image_encoder":
+            from manyview.training.image_encoder import ImageEncoderTask
+
+            return ImageEncoderTask(folders, shares, held_out_folder, seed=recipe.seed)
         from manyview.training.autoencoder import AutoencoderTask
 
         return AutoencoderTask(
             folders,
             shares,
-            validation,
+            held_out_folder,
+            crop=recipe.crop,
             seed=recipe.seed,
             initial=recipe.initial,
             freeze_encoder=recipe.freeze_encoder,
+            negatives=recipe.negatives,
         )
-    if recipe.target == "image_encoder":
-        from manyview.training.image_encoder import ImageEncoderTask
-
-        return ImageEncoderTask(folders, shares, validation, seed=recipe.seed)
-    latents, embeddings = encode_views(recipe, folders, device, progress)
+    groups = [sources] if validation is None else [sources, [validation]]
+    (latents, embeddings), *others = _encode(recipe, groups, device, progress)
     data_name = ",".join(str(folder) for folder in recipe.data)
     if recipe.target == "one2one":
         from manyview.methods.one2one.train import One2OneTask
@@ -138,88 +186,59 @@ def make_task(recipe: Recipe, device: torch.device, progress: Progress = silent)
         context_dim=embeddings.shape[2],
         slot_embedding=recipe.slot_embedding,
         slot_time=recipe.slot_time,
+        aligned=recipe.aligned,
+        rays=recipe.rays,
     )
-    held_out = None if validation is None else encode_views(recipe, [validation], device, progress)
     return DimvisTask(
         latents,
         embeddings,
         options,
         prediction=recipe.prediction,
         preset=recipe.preset,
-        validation=held_out,
+        validation=others[0] if others else None,
         seed=recipe.seed,
         initial=recipe.initial,
         data_name=data_name,
     )
 
 
-def packed_folder(folder: Path, resolution: int, progress: Progress) -> Path:
-    """The folder itself where it is packed, else its scenes packed once into a hidden folder inside it."""
-    if (folder / "packed.json").is_file():
-        return folder
-    import numpy as np
+def _open(recipe: Recipe, folder: Path, flag: str, progress: Progress) -> PackedViews | SceneArrays:
+    from manyview.data.datasets import open_views
 
-    from manyview.data.packed import describe, write_shard
-    from manyview.io.scene import list_scenes, read_scene
-
-    scenes = list_scenes(folder)
-    stamps = [f"{scene.name}:{_written(scene)}" for scene in scenes]
-    key = hashlib.sha256("\n".join(stamps).encode()).hexdigest()[:12]
-    packed = folder / f".packed-{resolution}-{key}"
-    if not os.access(folder, os.W_OK):
-        raise InputError("--data", str(folder), "its scenes are packed into it once, but it is not writable")
-    describe(packed, {"source": [scene.name for scene in scenes], "size": [resolution, resolution]})
-    progress.start(len(scenes), f"packing {folder.name}")
-    for number, scene in enumerate(scenes):
-        if not (packed / f"views_{number:08d}.npy").is_file():
-            pixels = (read_scene(scene, size=resolution, argument="--data").over(1.0) * 255).round()
-            write_shard(packed, number, pixels.permute(0, 2, 3, 1).byte().numpy()[None].astype(np.uint8))
-        progress.advance()
-    progress.finish()
-    return packed
+    cache = None if recipe.cache is None else recipe.cache / "arrays"
+    return open_views(folder, size=recipe.resolution, cache=cache, argument=flag, progress=progress)
 
 
-def _written(scene: Path) -> int:
-    """When a scene was last written, in nanoseconds; a scene without cameras is dated by its images."""
-    transforms = scene / "transforms.json"
-    return (transforms if transforms.is_file() else scene / "images").stat().st_mtime_ns
+def _packed_folder(source: PackedViews | SceneArrays) -> Path:
+    from manyview.data.packed import PackedViews
+
+    return source.folder if isinstance(source, PackedViews) else source.packed.folder
 
 
-def encode_views(
-    recipe: Recipe, folders: list[Path], device: torch.device, progress: Progress
-) -> tuple[Tensor, Tensor]:
-    """Latents [N, A, C, h, w] and embeddings [N, A, D] (float16, CPU) of all objects of packed data sets."""
-    import torch
+def _encode(
+    recipe: Recipe,
+    groups: list[list[PackedViews | SceneArrays]],
+    device: torch.device,
+    progress: Progress,
+) -> list[tuple[Tensor, Tensor]]:
+    """Latents and embeddings of each group of data sets."""
     from diffusers import AutoencoderKL
     from transformers import CLIPVisionModelWithProjection
 
-    from manyview.data.packed import PackedViews
-    from manyview.nets.autoencoder import encode
-    from manyview.nets.image_encoder import embed
+    from manyview.training.encoding import encode_views
 
     vae: Any = AutoencoderKL.from_pretrained(str(_component(recipe, "vae")), local_files_only=True)
     encoder: Any = CLIPVisionModelWithProjection.from_pretrained(
         str(_component(recipe, "image_encoder")), local_files_only=True
     )
-    vae, encoder = vae.to(device).float().eval(), encoder.to(device).float().eval()
-    sources = [PackedViews(folder) for folder in folders]
-    latents, embeddings = [], []
-    progress.start(sum(len(source) for source in sources), "encoding objects")
-    with torch.inference_mode():
-        for source in sources:
-            for batch in source.batches(4):
-                images = torch.from_numpy(batch).to(device).permute(0, 1, 4, 2, 3).float() / 255
-                flat = images.flatten(0, 1)
-                count = images.shape[:2]
-                latents.append(encode(vae, flat).unflatten(0, count).half().cpu())
-                embeddings.append(embed(encoder, flat).unflatten(0, count).half().cpu())
-                progress.advance(len(batch))
-    progress.finish()
-    if len({tuple(part.shape[1:]) for part in latents}) != 1:
-        raise InputError(
-            "--data", f"{len(folders)} data sets", "expected the same number and size of views in all"
-        )
-    return torch.cat(latents).clone(), torch.cat(embeddings).clone()
+    found = []
+    for sources in groups:
+        roots = [
+            source.folder / ".latents" if recipe.cache is None else recipe.cache / "latents"
+            for source in sources
+        ]
+        found.append(encode_views(sources, roots, vae, encoder, device=device, progress=progress))
+    return found
 
 
 def _component(recipe: Recipe, name: Literal["vae", "image_encoder"]) -> Path:

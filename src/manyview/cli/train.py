@@ -47,8 +47,17 @@ class Options:
     """The codec of a latent method; the one in the package when not given."""
     image_encoder: Path | None = None
     """The image encoder of a latent method; the one in the package when not given."""
+    cache: Path | None = None
+    """Where what is made of the data once is kept: packed scenes, latents, embeddings. Without it, in hidden
+    folders beside the data."""
+    size: int | None = None
+    """Pixels a side to which views of scenes are resized; 128, for the preset paper 256, when not given."""
     freeze_encoder: bool = False
     """vae: train only the decoder, so that latents made before stay valid."""
+    crop: int = 64
+    """vae: pixels a side of the pieces it trains on."""
+    negatives: float = 0.5
+    """vae: share of pictures with inverted channels; high teaches a fresh codec colour, low then suits it."""
     grid: str = "2x2"
     """dimvis: rows x columns of the tile; their product is the number of views."""
     prediction: Literal["epsilon", "v_prediction"] = "v_prediction"
@@ -57,6 +66,10 @@ class Options:
     """dimvis: tell the context tokens which slot they belong to."""
     slot_time: bool = False
     """dimvis: show every cell its own diffusion time."""
+    aligned: bool = False
+    """dimvis: show every cell what the other slots hold at the same cell."""
+    rays: bool = False
+    """dimvis: show every cell its camera ray."""
     steps: int | None = None
     """Optimiser steps of the whole run; the preset's number when not given, like all below."""
     batch_size: int | None = None
@@ -81,8 +94,9 @@ class Options:
     """Stop after this many steps of this call, with a checkpoint."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes a CUDA GPU if there is one."""
-    dtype: Literal["bf16", "fp32"] = "bf16"
-    """Number format of the forward pass; weights and averages stay in fp32."""
+    dtype: Literal["auto", "bf16", "fp32"] = "auto"
+    """Number format of the forward pass; weights and averages stay in fp32. auto takes bf16 where the
+    processor computes in it."""
     max_memory: str | None = None
     """Refuse to start if weights, gradients and optimiser alone need more, for example 8GB."""
     seed: int = 0
@@ -127,11 +141,17 @@ def run(options: Options, progress: Progress) -> Answer:
         initial=options.initial,
         vae=options.vae,
         image_encoder=options.image_encoder,
+        cache=options.cache,
+        size=options.size,
         freeze_encoder=options.freeze_encoder,
+        crop=options.crop,
+        negatives=options.negatives,
         grid=parse_grid(options.grid),
         prediction=options.prediction,
         slot_embedding=options.slot_embedding,
         slot_time=options.slot_time,
+        aligned=options.aligned,
+        rays=options.rays,
         seed=options.seed,
     )
     check_recipe(recipe)

@@ -16,16 +16,24 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.lib.format import open_memmap
-from torch import Tensor
+from numpy.typing import NDArray
 
+from manyview.data.packed import (
+    DESCRIPTION_NAME,
+    SHARD_OBJECTS,
+    PackedViews,
+    describe,
+    has_shard,
+    write_shard,
+)
+from manyview.data.views import ObjectViews
 from manyview.errors import InputError
-from manyview.io.atomic import write_text_atomic, writing_folder
+from manyview.io.atomic import write_text_atomic
 from manyview.io.scene import list_scenes, read_scene
 from manyview.progress import Progress, silent
 
 SPLITS_NAME = "splits.json"
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,12 +91,13 @@ def write_splits(folder: Path | str, splits: Splits) -> None:
     write_text_atomic(Path(folder) / SPLITS_NAME, json.dumps(content, indent=1) + "\n")
 
 
-class SceneArrays:
-    """All views of a data set's scenes as uint8 arrays, composited over a grey level and resized by area.
+class SceneArrays(ObjectViews):
+    """All views of a data set's scenes as bytes, composited over a grey level and resized by area.
 
-    Nothing is read before `images` or `masks` is asked for. Then the arrays are made once and kept as
-    memory maps in a cache folder whose name is a hash of the files' contents and of size and background, so
-    that a changed file, another choice of scenes or another size never meets old arrays.
+    `arrays[i]` is [V, H, W, 3] uint8 sRGB. Nothing is read before a view or their number is asked for. Then
+    the scenes are packed, once, into a cache folder whose name is a hash of the files' contents and of size
+    and background, so that a changed file, another choice of scenes or another size never meets old arrays.
+    Packing that was stopped goes on.
     """
 
     def __init__(
@@ -99,11 +108,12 @@ class SceneArrays:
         background: float = 1.0,
         names: Sequence[str] | None = None,
         cache: Path | str | None = None,
+        argument: str = "--data",
         progress: Progress = silent,
     ) -> None:
         """`names`: the scenes wanted, in this order (default: all, in natural order). `cache`: where the
-        arrays go, default `.arrays` in the data set. Raises `InputError` for no scenes, unknown names, a
-        size below 1, a background outside [0, 1].
+        arrays go, default `.arrays` in the data set. `argument`: what errors about the data name. Raises
+        `InputError` for no scenes, unknown names, a size below 1, a background outside [0, 1].
         """
         if size < 1:
             raise InputError("size", size, "expected at least 1 pixel")
@@ -112,35 +122,34 @@ class SceneArrays:
         self.folder = Path(folder)
         self.size = size
         self.background = background
-        scenes = {scene.name: scene for scene in list_scenes(self.folder)}
+        scenes = {scene.name: scene for scene in list_scenes(self.folder, argument=argument)}
         unknown = [name for name in names or () if name not in scenes]
         if unknown or (names is not None and not names):
             raise InputError("names", unknown, f"expected names of scenes in {self.folder}")
         self.names = tuple(scenes) if names is None else tuple(names)
         self._scenes = [scenes[name] for name in self.names]
         self._cache = self.folder / ".arrays" if cache is None else Path(cache)
+        self._argument = argument
         self._progress = progress
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(self, index: int) -> Tensor:
-        """[V, 3, H, W] float in [0, 1], the composited views of one scene."""
-        return torch.from_numpy(self.images[index].astype(np.float32) / 255)
+    def __getitem__(self, index: int) -> NDArray[np.uint8]:
+        return self.packed[index]
 
     @property
-    def images(self) -> np.ndarray:
-        """[S, V, 3, H, W] uint8 sRGB, read-only. Raises `InputError` where view counts differ."""
-        return self._arrays[0]
+    def num_views(self) -> int:
+        """Views of one scene."""
+        return self.packed.num_views
 
     @property
-    def masks(self) -> np.ndarray:
-        """[S, V, 1, H, W] uint8, 255 = object, read-only; 255 everywhere in scenes without masks."""
-        return self._arrays[1]
-
-    @functools.cached_property
     def identity(self) -> str:
         """A hash of what the arrays hold: file contents, order of scenes, size and background."""
+        return self._identity
+
+    @functools.cached_property
+    def _identity(self) -> str:
         digest = hashlib.sha256(json.dumps([_FORMAT, self.size, self.background]).encode())
         for scene in self._scenes:
             for path in sorted(p for p in scene.rglob("*") if p.is_file() and _counts(p.relative_to(scene))):
@@ -149,41 +158,64 @@ class SceneArrays:
         return digest.hexdigest()
 
     @functools.cached_property
-    def _arrays(self) -> tuple[np.ndarray, np.ndarray]:
-        folder = self._cache / self.identity[:24]
-        if not folder.is_dir():
-            with writing_folder(folder, argument="cache") as temporary:
-                self._fill(temporary)
-        return np.load(folder / "images.npy", mmap_mode="r"), np.load(folder / "masks.npy", mmap_mode="r")
+    def packed(self) -> PackedViews:
+        """The packed data set of the scenes in the cache, made where it is not there yet.
 
-    def _fill(self, folder: Path) -> None:
-        images = masks = None
-        self._progress.start(len(self), f"reading {self.folder.name}")
-        try:
-            for number, scene in enumerate(self._scenes):
-                views = read_scene(scene, size=self.size, argument="data")
-                if images is None or masks is None:
-                    shape = (len(self), len(views), 3, self.size, self.size)
-                    images = open_memmap(folder / "images.npy", "w+", np.uint8, shape)
-                    masks = open_memmap(folder / "masks.npy", "w+", np.uint8, (*shape[:2], 1, *shape[3:]))
-                elif len(views) != images.shape[1]:
-                    line = f"has {len(views)} views, expected {images.shape[1]} as in {self.names[0]}"
-                    raise InputError("data", str(scene), line)
-                images[number] = _bytes(views.over(self.background))
-                masks[number] = 255 if views.masks is None else _bytes(views.masks)
-                self._progress.advance()
-        finally:
-            self._progress.finish()
-        for array in (images, masks):
-            assert array is not None, "list_scenes gives at least one scene"
-            array.flush()
+        Raises `InputError` for a scene that cannot be read and where numbers of views differ.
+        """
+        folder = self._cache / self.identity[:24]
+        starts = range(0, len(self), SHARD_OBJECTS)
+        missing = [i for i in starts if not has_shard(folder, i, min(SHARD_OBJECTS, len(self) - i))]
+        if missing:
+            description = {"source": list(self.names), "size": [self.size, self.size]}
+            describe(folder, {**description, "background": self.background}, argument="--cache")
+            self._progress.start(len(self), f"reading {self.folder.name}")
+            try:
+                self._progress.advance(len(self) - sum(min(SHARD_OBJECTS, len(self) - i) for i in missing))
+                for first in missing:
+                    scenes = self._scenes[first : first + SHARD_OBJECTS]
+                    write_shard(folder, first, self._read(scenes), argument="--cache")
+            finally:
+                self._progress.finish()
+        return PackedViews(folder, self._argument)
+
+    def _read(self, scenes: Sequence[Path]) -> NDArray[np.uint8]:
+        """[S, V, H, W, 3] of some scenes."""
+        arrays: list[NDArray[np.uint8]] = []
+        for scene in scenes:
+            views = read_scene(scene, size=self.size, argument=self._argument)
+            if len(views) != self._wanted_views:
+                line = f"has {len(views)} views, expected {self._wanted_views} as in {self.names[0]}"
+                raise InputError(self._argument, str(scene), line)
+            pixels = (views.over(self.background).clamp(0, 1) * 255).round().to(torch.uint8)
+            arrays.append(pixels.permute(0, 2, 3, 1).numpy())
+            self._progress.advance()
+        return np.stack(arrays)
+
+    @functools.cached_property
+    def _wanted_views(self) -> int:
+        return len(read_scene(self._scenes[0], size=self.size, argument=self._argument))
+
+
+def open_views(
+    folder: Path,
+    *,
+    size: int,
+    cache: Path | None = None,
+    argument: str = "--data",
+    progress: Progress = silent,
+) -> PackedViews | SceneArrays:
+    """A data set of either kind: packed (in its own size), or scenes, in views of `size` pixels a side.
+
+    `cache`: where scenes are packed to (see `SceneArrays`). Raises `InputError` naming `argument` for a
+    folder that is neither.
+    """
+    if (folder / DESCRIPTION_NAME).is_file():
+        return PackedViews(folder, argument)
+    return SceneArrays(folder, size=size, cache=cache, argument=argument, progress=progress)
 
 
 def _counts(path: Path) -> bool:
     # What the arrays are made of: cameras (they name the files), images, masks; not depth, mesh or hidden
     # files.
     return path.parts[0] not in ("depth", "mesh.glb") and not any(part.startswith(".") for part in path.parts)
-
-
-def _bytes(values: Tensor) -> np.ndarray:
-    return (values.clamp(0, 1) * 255).round().to(torch.uint8).numpy()

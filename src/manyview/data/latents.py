@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import bisect
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -36,7 +37,7 @@ class LatentKey:
     """What latents depend on. Two keys that differ in anything have caches of their own."""
 
     data: str
-    """Identity of the images, for example `SceneArrays.identity`."""
+    """Identity of the images, for example `ObjectViews.identity`."""
     encoder: str
     """Identity of the encoder, for example `weights_identity`."""
     options: Mapping[str, str | int | float | bool] = field(default_factory=dict)
@@ -59,7 +60,10 @@ class LatentKey:
 
 
 def weights_identity(module: nn.Module) -> str:
-    """A hash of a module's class and of all its parameters and buffers, by name, type, shape and value."""
+    """A hash of a module's class and of all its parameters and buffers, by name, type, shape and value.
+
+    What a module's config says beside (a codec's latent statistics) belongs into the key's options.
+    """
     digest = hashlib.sha256(type(module).__qualname__.encode())
     for name, value in sorted(module.state_dict().items()):
         flat = value.detach().cpu().contiguous()
@@ -97,10 +101,13 @@ class LatentCache:
             return torch.empty(0, *self.item_shape, dtype=torch.float16)
         return torch.stack([self._one(number) for number in chosen])
 
-    def load(self) -> Tensor:
-        """[N, C, h, w] float16, all in memory."""
-        parts = [self._shard(number).get_tensor("latents") for number in range(len(self._names))]
-        return torch.cat(parts)
+    def load(self, out: Tensor | None = None) -> Tensor:
+        """[N, C, h, w] float16, all in memory: in `out`, of this shape, or in a new tensor."""
+        out = torch.empty(len(self), *self.item_shape, dtype=torch.float16) if out is None else out
+        for number, first in enumerate(self._starts):
+            part = self._shard(number).get_tensor("latents")
+            out[first : first + len(part)] = part
+        return out
 
     def _one(self, number: int) -> Tensor:
         shard = bisect.bisect_right(self._starts, number) - 1
@@ -122,12 +129,13 @@ def cache_latents(
     progress: Progress = silent,
     num_batches: int | None = None,
 ) -> LatentCache:
-    """The latents of all `batches` ([B, 3, H, W], in order), encoded where they are not on disk yet.
+    """The latents of all `batches` ([B, ...] images, in order), encoded where they are not on disk yet.
 
-    `encode` gives [B, C, h, w] and must treat every image by itself. One batch is one shard. A finished
-    cache is opened without touching `batches`; a begun one is gone on with, keeping shards that start at
-    the same image and hold as many. `num_batches` is for the progress alone. Raises `InputError` for a
-    result of the wrong length, of another shape than before, or that float16 cannot hold.
+    `encode` gives [B, C, h, w] (or [B, D]: embeddings are kept alike) and must treat every image by itself.
+    One batch is one shard. A finished cache is opened without touching `batches`; a begun one is gone on
+    with, keeping shards that start at the same image and hold as many. `num_batches` is for the progress
+    alone. Raises `InputError` for a result of the wrong length, of another shape than before, or that
+    float16 cannot hold.
     """
     folder = Path(root) / key.hash
     if _read_json(folder / "index.json") is not None and _text(folder / "key.json") == key.to_json():
@@ -137,17 +145,20 @@ def cache_latents(
         # Of unknown origin: nothing here may be kept.
         for old in folder.glob("latents_*.safetensors"):
             old.unlink()
-        write_text_atomic(folder / "key.json", key.to_json(), argument="latents")
+        write_text_atomic(folder / "key.json", key.to_json(), argument="--cache")
     shards, first = [], 0
     item_shape: tuple[int, ...] | None = None
+    waiting = iter(batches)
+    # Drawn before the start, since reading the data for the first time has a progress of its own.
+    begun = list(itertools.islice(waiting, 1))
     progress.start(num_batches or 0, "batches to encode")
     try:
-        for batch in batches:
+        for batch in itertools.chain(begun, waiting):
             name = f"latents_{first:09d}_{len(batch):05d}.safetensors"
             shape = _shard_shape(folder / name, key)
             if shape is None:
                 latents = _encoded(encode, batch)
-                with writing_file(folder / name, argument="latents") as temporary:
+                with writing_file(folder / name, argument="--cache") as temporary:
                     save_file({"latents": latents}, temporary, metadata={"key": key.hash})
                 shape = tuple(latents.shape)
             if shape[0] != len(batch) or shape[1:] != (item_shape or shape[1:]):
@@ -161,7 +172,7 @@ def cache_latents(
     if item_shape is None:
         raise InputError("batches", "none", "expected at least one batch of images")
     index = {"length": first, "item_shape": list(item_shape), "shards": shards}
-    write_text_atomic(folder / "index.json", json.dumps(index, indent=1), argument="latents")
+    write_text_atomic(folder / "index.json", json.dumps(index, indent=1), argument="--cache")
     for left_over in set(folder.glob("latents_*.safetensors")) - {folder / shard["file"] for shard in shards}:
         left_over.unlink()
     return LatentCache(folder)

@@ -6,12 +6,15 @@ A folder holds `packed.json` (what the views are) and shards `views_<first>.npy`
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
-import os
-from collections.abc import Callable, Iterator
+import multiprocessing
+import signal
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import replace
-from multiprocessing import get_context
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,66 +22,119 @@ import torch
 from numpy.typing import NDArray
 
 from manyview.data.procedural import make_object, render_object
-from manyview.data.render.fast import render_fast
-from manyview.data.render.meshes import RenderMesh, load_mesh
+from manyview.data.render.fast import FastOptions, render_fast
+from manyview.data.render.meshes import RenderMesh, UpAxis, load_mesh
+from manyview.data.views import ObjectViews
 from manyview.errors import InputError
-from manyview.types import Cameras
+from manyview.io.atomic import write_text_atomic, writing_file
+from manyview.types import Cameras, Views
 
-SHARD_OBJECTS = 50
+SHARD_OBJECTS = 20
+"""Objects in a shard: what a stopped run loses at most, a process."""
+DESCRIPTION_NAME = "packed.json"
+# Every open memory map holds a file descriptor, of which a process has about a thousand.
+_OPEN_SHARDS = 128
 
 
-class PackedViews:
+class PackedViews(ObjectViews):
     """Read access to a packed data set: `views[i]` is [V, H, W, 3] uint8, memory-mapped.
 
-    Raises `InputError` when the folder is not one or has no shard.
+    Raises `InputError` naming `argument` when the folder is not one, has no shard, or has shards of
+    different sizes.
     """
 
-    def __init__(self, folder: Path) -> None:
-        description = folder / "packed.json"
+    def __init__(self, folder: Path, argument: str = "--data") -> None:
+        description = folder / DESCRIPTION_NAME
         if not description.is_file():
-            raise InputError("--data", str(folder), "expected a packed data set (a folder with packed.json)")
+            raise InputError(
+                argument, str(folder), f"expected a packed data set (a folder with {DESCRIPTION_NAME})"
+            )
         self.folder = folder
         self.description: dict = json.loads(description.read_text())
-        self.shards = [np.load(path, mmap_mode="r") for path in sorted(folder.glob("views_*.npy"))]
-        if not self.shards:
-            raise InputError("--data", str(folder), "holds no finished shard; run the rendering again")
-        self._starts = np.cumsum([0] + [len(shard) for shard in self.shards])
+        self._paths = sorted(folder.glob("views_*.npy"))
+        if not self._paths:
+            raise InputError(argument, str(folder), "holds no finished shard; run the rendering again")
+        shapes = [_shard_shape(path) for path in self._paths]
+        if len({shape[1:] for shape in shapes}) != 1:
+            raise InputError(argument, str(folder), "its shards differ in the number or size of the views")
+        self._item_shape = shapes[0][1:]
+        self._starts = np.cumsum([0] + [shape[0] for shape in shapes])
+        self._shard = functools.lru_cache(_OPEN_SHARDS)(self._open)
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
     def __getitem__(self, index: int) -> NDArray[np.uint8]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"object {index} of {len(self)}")
         shard = int(np.searchsorted(self._starts, index, side="right")) - 1
-        return self.shards[shard][index - self._starts[shard]]
+        return self._shard(shard)[index - self._starts[shard]]
 
     @property
     def num_views(self) -> int:
         """Views of one object."""
-        return self.shards[0].shape[1]
+        return self._item_shape[0]
 
-    def batches(self, size: int) -> Iterator[NDArray[np.uint8]]:
-        """All objects in order, `size` at a time: [<= size, V, H, W, 3]."""
-        for start in range(0, len(self), size):
-            yield np.stack([self[i] for i in range(start, min(start + size, len(self)))])
+    @property
+    def identity(self) -> str:
+        """A hash of the views' bytes in their order, however they are cut into shards."""
+        return self._identity
+
+    @functools.cached_property
+    def _identity(self) -> str:
+        digest = hashlib.sha256(repr(self._item_shape).encode())
+        for number in range(len(self._paths)):
+            digest.update(self._shard(number).data)
+        return digest.hexdigest()
+
+    def _open(self, number: int) -> NDArray[np.uint8]:
+        return np.load(self._paths[number], mmap_mode="r")
 
 
-def write_shard(folder: Path, first: int, images: NDArray[np.uint8]) -> None:
-    """Put one shard in place atomically."""
-    target = folder / f"views_{first:08d}.npy"
-    temporary = folder / f".{target.name}.{os.getpid()}"
-    with temporary.open("wb") as file:
-        np.save(file, images)
-    temporary.replace(target)
+def _shard_shape(path: Path) -> tuple[int, ...]:
+    # The header alone is read. The map is closed at once, as there may be thousands of shards.
+    return np.load(path, mmap_mode="r").shape
 
 
-def describe(folder: Path, description: dict) -> None:
-    """Create the folder, or check that it was begun with the same options (else `InputError`)."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "packed.json"
+def write_shard(folder: Path, first: int, images: NDArray[np.uint8], argument: str = "--out") -> None:
+    """Put one shard in place atomically. Raises `InputError` naming `argument` where it cannot be written."""
+    with writing_file(_shard_path(folder, first), argument=argument) as temporary:
+        np.save(temporary, images)
+
+
+def has_shard(folder: Path, first: int, count: int) -> bool:
+    """Whether the shard is there with at least `count` objects; one with fewer is of a run asked for less."""
+    path = _shard_path(folder, first)
+    return path.is_file() and _shard_shape(path)[0] >= count
+
+
+def _shard_path(folder: Path, first: int) -> Path:
+    return folder / f"views_{first:08d}.npy"
+
+
+def describe(folder: Path, description: dict, force: bool = False, argument: str = "--out") -> None:
+    """Create the folder, or check that it was begun with the same options.
+
+    With `force` a packed data set of other options is deleted. Raises `InputError` where the options
+    differ and where the folder holds something else.
+    """
+    path = folder / DESCRIPTION_NAME
     text = json.dumps(description, indent=1, sort_keys=True)
-    if path.is_file() and path.read_text() != text:
-        raise InputError("--out", str(folder), "was begun with other options; choose another folder")
-    path.write_text(text)
+    if path.is_file():
+        if force:
+            for shard in folder.glob("views_*.npy"):
+                shard.unlink()
+        elif path.read_text() != text:
+            raise InputError(
+                argument, str(folder), "was begun with other options; choose another folder or give --force"
+            )
+        else:
+            return
+    elif folder.is_dir() and any(folder.iterdir()):
+        raise InputError(
+            argument, str(folder), f"holds something else (no {DESCRIPTION_NAME}); choose another folder"
+        )
+    write_text_atomic(path, text, argument=argument)
 
 
 def pack_procedural(
@@ -89,52 +145,31 @@ def pack_procedural(
     workers: int = 1,
     device: str = "cpu",
     progress: Callable[[int], None] | None = None,
+    *,
+    supersample: int = 2,
+    force: bool = False,
 ) -> None:
     """Render the objects of consecutive seeds into a packed data set; finished shards are kept.
 
-    `progress` is called with the number of objects each finished shard adds.
+    `supersample`: samples along a side of a pixel. `progress` is called with the number of objects each
+    finished shard adds. `force` deletes what an earlier run left. Raises `InputError` as `describe`.
     """
-    height, width = (int(value) for value in cameras.sizes[0])
-    describe(
-        folder,
-        {
-            "source": "procedural",
-            "first_seed": first_seed,
-            "world_from_cam": cameras.world_from_cam.tolist(),
-            "K": cameras.K.tolist(),
-            "size": [height, width],
-        },
-    )
+    description = {
+        "source": "procedural",
+        "first_seed": first_seed,
+        "shard_objects": SHARD_OBJECTS,
+        "supersample": supersample,
+        **_rig_description(cameras),
+    }
+    describe(folder, description, force)
+    end = first_seed + num_objects
+    counts = {seed: min(SHARD_OBJECTS, end - seed) for seed in range(first_seed, end, SHARD_OBJECTS)}
     jobs = [
-        (folder, seed, min(SHARD_OBJECTS, first_seed + num_objects - seed), cameras, device)
-        for seed in range(first_seed, first_seed + num_objects, SHARD_OBJECTS)
-        if not (folder / f"views_{seed:08d}.npy").is_file()
+        _SeedJob(folder, seed, count, cameras, device, supersample)
+        for seed, count in counts.items()
+        if not has_shard(folder, seed, count)
     ]
-    if workers <= 1:
-        for job in jobs:
-            _pack_shard(job)
-            if progress is not None:
-                progress(job[2])
-        return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        futures = {pool.submit(_pack_shard, job): job[2] for job in jobs}
-        for future in as_completed(futures):
-            future.result()
-            if progress is not None:
-                progress(futures[future])
-
-
-def _pack_shard(job: tuple[Path, int, int, Cameras, str]) -> None:
-    folder, first, count, cameras, device = job
-    if device == "cpu":
-        torch.set_num_threads(1)  # one process a core; threads inside would only contend
-    cameras = cameras.to(device)
-    images = []
-    for seed in range(first, first + count):
-        views = render_object(make_object(seed).to(device), cameras)
-        pixels = (views.over(1.0) * 255).round().to(torch.uint8)
-        images.append(pixels.permute(0, 2, 3, 1).cpu().numpy())
-    write_shard(folder, first, np.stack(images))
+    _run(jobs, workers, progress)
 
 
 def pack_meshes(
@@ -144,28 +179,168 @@ def pack_meshes(
     turns: int = 0,
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
-) -> None:
+    *,
+    workers: int = 1,
+    supersample: int = 2,
+    up: UpAxis | None = None,
+    keep_going: bool = False,
+    force: bool = False,
+) -> tuple[str, ...]:
     """Render mesh files with the fast engine into a packed data set, one shard a mesh.
 
     With `turns` > 0 every mesh is seen in that many random placements (two thirds upright with a random
     yaw, the rest turned freely, half of them mirrored), which makes many examples of few real objects.
+    `up` overrides the up axis of the file format; the rest as in `pack_procedural`. Raises `InputError`
+    for a mesh that cannot be read; with `keep_going` such meshes are left out, and a line about each is
+    returned.
     """
+    description = {
+        "source": [path.stem for path in meshes],
+        "turns": turns,
+        "seed": seed,
+        "up": up or "by file format",
+        "supersample": supersample,
+        **_rig_description(cameras),
+    }
+    describe(folder, description, force)
+    jobs = [
+        _MeshJob(folder, number, path, cameras, turns, seed, supersample, up, keep_going)
+        for number, path in enumerate(meshes)
+        if not has_shard(folder, number, max(turns, 1))
+    ]
+    return _run(jobs, workers, progress)
+
+
+def _rig_description(cameras: Cameras) -> dict:
     height, width = (int(value) for value in cameras.sizes[0])
-    names = [path.stem for path in meshes]
-    describe(folder, {"source": names, "turns": turns, "seed": seed, "size": [height, width]})
-    for number, path in enumerate(meshes):
-        if (folder / f"views_{number:08d}.npy").is_file():
-            continue
-        mesh = load_mesh(path)
-        rng = np.random.default_rng([seed, number])
+    return {
+        "world_from_cam": cameras.world_from_cam.tolist(),
+        "K": cameras.K.tolist(),
+        "size": [height, width],
+    }
+
+
+def _pixels(views: Views) -> NDArray[np.uint8]:
+    """[V, H, W, 3] over white."""
+    return (views.over(1.0) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+
+
+@dataclass(frozen=True)
+class _Done:
+    """The end of a job: the objects it dealt with, and a line where they could not be rendered."""
+
+    count: int
+    failure: str = ""
+
+
+@dataclass(frozen=True)
+class _SeedJob:
+    """One shard of procedural objects."""
+
+    folder: Path
+    first: int
+    count: int
+    cameras: Cameras
+    device: str
+    supersample: int
+
+    def __call__(self) -> _Done:
+        """Write the shard."""
+        cameras = self.cameras.to(self.device)
+        images = [
+            _pixels(render_object(make_object(seed).to(self.device), cameras, self.supersample))
+            for seed in range(self.first, self.first + self.count)
+        ]
+        write_shard(self.folder, self.first, np.stack(images))
+        return _Done(self.count)
+
+
+@dataclass(frozen=True)
+class _MeshJob:
+    """One shard: a mesh in all its placements."""
+
+    folder: Path
+    number: int
+    path: Path
+    cameras: Cameras
+    turns: int
+    seed: int
+    supersample: int
+    up: UpAxis | None
+    keep_going: bool
+
+    def __call__(self) -> _Done:
+        """Write the shard, or tell why not."""
+        count = max(self.turns, 1)
+        try:
+            mesh = load_mesh(self.path, self.up)
+        except (InputError, OSError) as error:
+            if not self.keep_going:
+                raise
+            return _Done(count, " ".join(str(error).split()))
+        rng = np.random.default_rng([self.seed, self.number])
+        options = FastOptions(samples=self.supersample)
         images = []
-        for turn in range(max(turns, 1)):
-            placed = mesh if turns == 0 else _turned(mesh, rng, upright=turn % 3 != 2)
-            pixels = (render_fast(placed, cameras).over(1.0) * 255).round().to(torch.uint8)
-            images.append(pixels.permute(0, 2, 3, 1).numpy())
-        write_shard(folder, number, np.stack(images))
-        if progress is not None:
-            progress(max(turns, 1))
+        for turn in range(count):
+            placed = mesh if self.turns == 0 else _turned(mesh, rng, upright=turn % 3 != 2)
+            images.append(_pixels(render_fast(placed, self.cameras, options)))
+        write_shard(self.folder, self.number, np.stack(images))
+        return _Done(count)
+
+
+def _run(
+    jobs: Iterable[Callable[[], _Done]], workers: int, progress: Callable[[int], None] | None
+) -> tuple[str, ...]:
+    """Do the jobs, in this process or in `workers` others; the lines of those that failed."""
+    failures = []
+    with closing(_done_in_any_order(jobs, workers)) as ends:
+        for done in ends:
+            if done.failure:
+                failures.append(done.failure)
+            if progress is not None:
+                progress(done.count)
+    return tuple(sorted(failures))
+
+
+def _done_in_any_order(jobs: Iterable[Callable[[], _Done]], workers: int) -> Generator[_Done, None, None]:
+    if workers <= 1:
+        for job in jobs:
+            yield job()
+        return
+    with _pool(workers) as pool:
+        for future in as_completed([pool.submit(_run_alone, job) for job in jobs]):
+            ended = future.result()
+            if not isinstance(ended, _Done):
+                raise InputError(*ended)
+            yield ended
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """A pool that ends at once when the block raises: shards are whole or absent, so nothing is lost."""
+    before = set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_begin_worker)
+    try:
+        yield pool
+    except BaseException:
+        for process in set(multiprocessing.active_children()) - before:
+            process.terminate()
+        pool.shutdown(cancel_futures=True)
+        raise
+    pool.shutdown()
+
+
+def _begin_worker() -> None:
+    torch.set_num_threads(1)  # one process a core; threads inside would only contend
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the first process ends the others
+
+
+def _run_alone(job: Callable[[], _Done]) -> _Done | tuple[str, object, str]:
+    """Do a job in a process of its own. An `InputError`, which cannot be pickled, comes back as its parts."""
+    try:
+        return job()
+    except InputError as error:
+        return error.argument, error.value, error.accepted
 
 
 def _turned(mesh: RenderMesh, rng: np.random.Generator, upright: bool) -> RenderMesh:

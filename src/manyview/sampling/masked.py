@@ -21,7 +21,8 @@ class JointDenoiser(Protocol):
 
     def __call__(self, latents: Tensor, timestep: Tensor, observed: Tensor, described: Tensor, /) -> Tensor:
         """latents [B, V, C, h, w]; timestep scalar int64; observed [B, V] says which slots are clean,
-        described [B, V] which of them may also be read through their image embedding."""
+        described [B, V] which of them may also be read through their image embedding. With guidance a call
+        has 2 B rows: the B items, then the same items for the unconditional answer."""
         ...
 
 
@@ -54,20 +55,27 @@ def sample_masked(
 
     guidance: classifier-free guidance scale (1 = none). The paper does not say what the unconditional
     branch sees in the observed slots; `renoised` shows them at the noise level of the others with no
-    embedding (the C = {} state of training), `clean` shows them clean with no embedding.
+    embedding (the C = {} state of training), `clean` shows them clean with no embedding. Both answers
+    come from one call of the denoiser.
     """
     known = observed[:, :, None, None, None]
     nothing = torch.zeros_like(observed)
     x = torch.where(known, latents, noise)
     for number, timestep in enumerate(scheduler.timesteps):
-        prediction = denoise(scheduler.scale_model_input(x, timestep), timestep, observed, observed)
-        if guidance != 1.0:
+        if guidance == 1.0:
+            prediction = denoise(scheduler.scale_model_input(x, timestep), timestep, observed, observed)
+        else:
+            free, clean = x, observed
             if unconditional == "renoised":
                 level = timestep.expand(x.shape[0])
-                free = torch.where(known, scheduler.add_noise(latents, noise, level), x)
-                base = denoise(scheduler.scale_model_input(free, timestep), timestep, nothing, nothing)
-            else:
-                base = denoise(scheduler.scale_model_input(x, timestep), timestep, observed, nothing)
+                free, clean = torch.where(known, scheduler.add_noise(latents, noise, level), x), nothing
+            both = denoise(
+                scheduler.scale_model_input(torch.cat([x, free]), timestep),
+                timestep,
+                torch.cat([observed, clean]),
+                torch.cat([observed, nothing]),
+            )
+            prediction, base = both.chunk(2)
             prediction = base + guidance * (prediction - base)
         moved = scheduler.step(prediction, timestep, x).prev_sample  # type: ignore[attr-defined]
         x = torch.where(known, latents, moved)

@@ -45,7 +45,8 @@ class AutoencoderTask(Task):
     unit size, and a little latent noise makes the decoder forgive a diffusion model's errors.
 
     With `initial` the weights of an exported codec are trained further; with `freeze_encoder` only its
-    decoder, so that latents made before stay valid.
+    decoder, so that latents made before stay valid. `negatives` is high for the first steps of a fresh
+    codec (see `RandomPictures`) and low afterwards, when true colours should get the capacity.
     """
 
     name = "vae"
@@ -60,12 +61,14 @@ class AutoencoderTask(Task):
         initial: Path | None = None,
         freeze_encoder: bool = False,
         latent_noise: float = 0.05,
+        negatives: float = 0.5,
     ) -> None:
-        self.pictures = RandomPictures(folders, shares, crop, seed)
+        self.pictures = RandomPictures(folders, shares, crop, seed, negatives)
         self.validation = validation
         self.initial = initial
         self.freeze_encoder = freeze_encoder
         self.latent_noise = latent_noise
+        self.latent_channels = 0
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -74,6 +77,7 @@ class AutoencoderTask(Task):
             "initial": str(self.initial) if self.initial else "",
             "freeze_encoder": self.freeze_encoder,
             "latent_noise": self.latent_noise,
+            "negatives": self.pictures.negatives,
         }
 
     def build(self) -> nn.Module:
@@ -85,6 +89,7 @@ class AutoencoderTask(Task):
         codec.encoder.requires_grad_(not self.freeze_encoder)
         if codec.quant_conv is not None:
             codec.quant_conv.requires_grad_(not self.freeze_encoder)
+        self.latent_channels = int(codec.config["latent_channels"])
         return _Codec(codec, self.freeze_encoder)
 
     def batch(self, items: Tensor) -> dict[str, Tensor]:
@@ -94,7 +99,7 @@ class AutoencoderTask(Task):
         self, model: nn.Module, batch: dict[str, Tensor], items: Tensor, seed: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
         images = batch["images"]
-        shape = (8, images.shape[-2] // 8, images.shape[-1] // 8)
+        shape = (self.latent_channels, images.shape[-2] // 8, images.shape[-1] // 8)
         noise = item_noise(seed, items, shape).to(images.device) * self.latent_noise
         output, latents = model(images, noise)
         error = output.float() - images
@@ -129,7 +134,7 @@ class AutoencoderTask(Task):
     def _raw_latents(self, codec: AutoencoderKL) -> Tensor:
         latents = []
         for source in self.pictures.sources:
-            for index in np.linspace(0, len(source) - 1, 60).astype(int):
+            for index in np.unique(np.linspace(0, len(source) - 1, 60).astype(int)):
                 images = torch.from_numpy(source[int(index)][::4].astype(np.float32) / 255)
                 images = images.permute(0, 3, 1, 2).to(next(codec.parameters()).device)
                 latents.append(raw_latents(codec, images).float())

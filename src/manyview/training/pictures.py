@@ -18,14 +18,18 @@ _STREAM = 0x70696374
 class RandomPictures:
     """Pictures drawn from several packed data sets; item i is the same picture for ever.
 
-    `shares` weighs the sources (real objects are few, so they are drawn more often than their number).
+    `shares` weighs the sources (real objects are few, so they are drawn more often than their number);
+    `negatives` is the probability that a picture has some of its channels inverted.
     """
 
-    def __init__(self, folders: Sequence[Path], shares: Sequence[float], size: int, seed: int) -> None:
+    def __init__(
+        self, folders: Sequence[Path], shares: Sequence[float], size: int, seed: int, negatives: float = 0.5
+    ) -> None:
         self.sources = [PackedViews(folder) for folder in folders]
         self.shares = np.asarray(shares, dtype=np.float64) / sum(shares)
         self.size = size
         self.seed = seed
+        self.negatives = negatives
 
     def batch(self, items: Tensor) -> Tensor:
         """[B, 3, size, size] float in [0, 1]: flipped, recoloured, re-exposed crops near the object."""
@@ -51,7 +55,7 @@ class RandomPictures:
         if rng.random() < 0.5:
             picture = picture[:, ::-1]
         picture = picture[..., rng.permutation(3)]
-        if rng.random() < 0.5:
+        if rng.random() < self.negatives:
             # Negatives of single channels: colour then matters as much as brightness. Without them a codec
             # settles on grey first, and grey is a saddle that takes thousands of steps to leave.
             negative = rng.random(3) < 0.5

@@ -78,7 +78,7 @@ def require_cycles(options: CyclesOptions | None = None) -> None:
         found = importlib.util.find_spec("bpy") is not None
     if not found:
         raise MissingDependency(
-            "engine", "cycles", "needs Blender's Python package: pip install --no-deps bpy==5.0.1"
+            "engine", "cycles", "needs Blender's Python package: pip install 'manyview[render]' (Python 3.11)"
         )
 
 

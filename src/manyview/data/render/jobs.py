@@ -1,10 +1,11 @@
-"""Meshes into a data set: a folder with one scene an object and `dataset.json`, which lists them.
+"""Objects into a data set: a folder with one scene an object and `dataset.json`, which lists them.
 
 dataset.json:
     {"format": 1, "options": {...},                          how every scene in the folder was rendered
      "scenes": {"mug": {"source": "mug.glb", "sha256": ...}}}  which are finished, and from which file
 A scene counts as finished once it stands there. Each is written whole or not at all, so a run that was
-stopped goes on where it was; a scene whose mesh file has changed since is rendered again.
+stopped goes on where it was; a scene whose mesh file has changed since is rendered again. The source of a
+procedural object is its seed, as in `procedural:7`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import numpy as np
+import trimesh
+
+from manyview.data.procedural import make_object, render_object, to_trimesh
 from manyview.data.render.cycles import CyclesOptions, render_cycles, require_cycles
 from manyview.data.render.fast import FastOptions, render_fast
 from manyview.data.render.meshes import MESH_SUFFIXES, RenderMesh, UpAxis, load_mesh, unit_glb_bytes
@@ -35,6 +40,8 @@ from manyview.types import Cameras, Views
 EngineName = Literal["fast", "cycles"]
 INDEX_NAME = "dataset.json"
 _FORMAT = 1
+# glTF stands on +Y, our objects on +Z: (x, y, z) becomes (x, z, -y).
+_Y_UP_FROM_Z_UP = np.array([[1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,31 +98,132 @@ def render_dataset(
         "with_depth": with_depth,
         "with_mesh": with_mesh,
     }
-    sources = scene_sources(find_meshes(meshes, outside=out))
+    items = [
+        _mesh_item(name, source, render, up, with_mesh)
+        for name, source in scene_sources(find_meshes(meshes, outside=out)).items()
+    ]
+
+    def cameras_of(name: str) -> Cameras:
+        return protocol_cameras(protocol, size, name=name, seed=seed, num_views=num_views)
+
+    return _render_items(items, out, options, cameras_of, with_depth, progress, force)
+
+
+def render_procedural(
+    first_seed: int,
+    num_objects: int,
+    out: Path | str,
+    *,
+    protocol: ProtocolName = "orbit16",
+    size: int = 256,
+    samples: int | None = None,
+    seed: int = 0,
+    num_views: int = 16,
+    progress: Progress = silent,
+    force: bool = False,
+) -> RenderSummary:
+    """Render the procedural objects of consecutive seeds into a data set of RGBA scenes with depth and mesh.
+
+    Scenes are named by their object's seed; `seed` is that of the cameras of the protocol random. `samples`
+    is in samples a pixel, a square number (default 4). The mesh lacks the baked shading of the views. The
+    rest, and what is raised, as in `render_dataset`.
+    """
+    check_protocol(protocol, num_views)
+    protocol_cameras(protocol, size, num_views=num_views)
+    side = samples_side(samples)
+    options = {
+        "engine": "procedural",
+        "engine_options": {"samples": side},
+        "protocol": protocol,
+        "num_views": num_views,
+        "size": size,
+        "seed": seed,
+    }
+    items = [_procedural_item(number, side) for number in range(first_seed, first_seed + num_objects)]
+
+    def cameras_of(name: str) -> Cameras:
+        return protocol_cameras(protocol, size, name=name, seed=seed, num_views=num_views)
+
+    return _render_items(items, Path(out), options, cameras_of, True, progress, force)
+
+
+def samples_side(samples: int | None) -> int:
+    """Samples along a side of a pixel, of so many in all (default 4). Raises `InputError` unless a square."""
+    rays = 4 if samples is None else samples
+    side = math.isqrt(max(rays, 0))
+    if not 1 <= rays <= 256 or side**2 != rays:
+        line = "the engine fast casts a square number of rays a pixel: 1, 4, 9 ... 256"
+        raise InputError("samples", rays, line)
+    return side
+
+
+@dataclass(frozen=True)
+class _Item:
+    """One object to render."""
+
+    name: str
+    source: str
+    digest: Callable[[], str]
+    """What tells whether the object is still the same."""
+    render: Callable[[Cameras], tuple[Views, bytes | None]]
+    """Its views, and its mesh as glb in glTF's axes."""
+
+
+def _mesh_item(
+    name: str, path: Path, render: Callable[[RenderMesh, Cameras], Views], up: UpAxis | None, with_mesh: bool
+) -> _Item:
+    def views_and_mesh(cameras: Cameras) -> tuple[Views, bytes | None]:
+        mesh = load_mesh(path, up)
+        views = render(mesh, cameras)
+        return views, unit_glb_bytes(path, mesh) if with_mesh else None
+
+    return _Item(name, str(path), lambda: hashlib.sha256(path.read_bytes()).hexdigest(), views_and_mesh)
+
+
+def _procedural_item(seed: int, supersample: int) -> _Item:
+    def views_and_mesh(cameras: Cameras) -> tuple[Views, bytes | None]:
+        made = make_object(seed)
+        scene = trimesh.Scene(to_trimesh(made))
+        scene.apply_transform(_Y_UP_FROM_Z_UP)
+        exported: Any = scene.export(file_type="glb")
+        return render_object(made, cameras, supersample), bytes(exported)
+
+    source = f"procedural:{seed}"
+    return _Item(f"{seed:06d}", source, lambda: hashlib.sha256(source.encode()).hexdigest(), views_and_mesh)
+
+
+def _render_items(
+    items: Sequence[_Item],
+    out: Path,
+    options: dict[str, Any],
+    cameras_of: Callable[[str], Cameras],
+    with_depth: bool,
+    progress: Progress,
+    force: bool,
+) -> RenderSummary:
     index = _open_index(out, options, force)
     rendered, kept, failed = [], [], []
-    progress.start(len(sources), "objects")
+    progress.start(len(items), "objects")
     try:
-        for name, source in sources.items():
+        for item in items:
+            name = item.name
             try:
-                digest = hashlib.sha256(source.read_bytes()).hexdigest()
+                digest = item.digest()
                 if index.is_finished(name, digest):
                     kept.append(name)
                 else:
-                    mesh = load_mesh(source, up)
-                    cameras = protocol_cameras(protocol, size, name=name, seed=seed, num_views=num_views)
-                    views = render(mesh, cameras)
+                    views, mesh = item.render(cameras_of(name))
                     # Where a scene stands already, it is of another version of the mesh, or not in the index.
                     with writing_folder(out / name, force=True) as folder:
                         fill_scene(views if with_depth else dataclasses.replace(views, depths=None), folder)
-                        if with_mesh:
-                            (folder / "mesh.glb").write_bytes(unit_glb_bytes(source, mesh))
-                    index.add(name, source, digest)
+                        if mesh is not None:
+                            (folder / "mesh.glb").write_bytes(mesh)
+                    index.add(name, Path(item.source).name, digest)
                     rendered.append(name)
             except (InputError, RuntimeError, OSError) as error:
                 if isinstance(error, InputError) and error.argument == "--out":
                     raise
-                failed.append(_one_line(source, error))
+                failed.append(_one_line(item.source, error))
             progress.advance()
     finally:
         progress.finish()
@@ -190,13 +298,7 @@ def _engine(
     if engine not in get_args(EngineName):
         raise InputError("engine", engine, "expected " + " or ".join(get_args(EngineName)))
     if engine == "fast":
-        rays = 4 if samples is None else samples
-        side = math.isqrt(max(rays, 0))
-        if not 1 <= rays <= 256 or side**2 != rays:
-            raise InputError(
-                "samples", rays, "the engine fast casts a square number of rays a pixel: 1, 4, 9 ... 256"
-            )
-        fast = FastOptions(samples=side)
+        fast = FastOptions(samples=samples_side(samples))
         return (lambda mesh, cameras: render_fast(mesh, cameras, fast)), dataclasses.asdict(fast)
     cycles = CyclesOptions(samples=128 if samples is None else samples, seed=seed)
     require_cycles(cycles)
@@ -220,8 +322,8 @@ class _Index:
             and (self.folder / name / "transforms.json").is_file()
         )
 
-    def add(self, name: str, source: Path, digest: str) -> None:
-        self.scenes[name] = {"source": source.name, "sha256": digest}
+    def add(self, name: str, source: str, digest: str) -> None:
+        self.scenes[name] = {"source": source, "sha256": digest}
         self.write()
 
     def write(self) -> None:
@@ -267,6 +369,6 @@ def _read_index(path: Path) -> _Index:
     raise InputError("--out", str(path), "is not an index that manyview render wrote; choose another folder")
 
 
-def _one_line(source: Path, error: Exception) -> str:
+def _one_line(source: str, error: Exception) -> str:
     reason = " ".join(str(error).split()) or type(error).__name__
-    return reason if str(source) in reason else f"{source}: {reason}"
+    return reason if source in reason else f"{source}: {reason}"

@@ -36,6 +36,10 @@ class DimvisOptions:
     slot_time: bool = False
     """Show every cell its own diffusion time (0 where observed) as one more input channel: the multi-time
     vector of Bounoua et al., which the paper drops."""
+    aligned: bool = False
+    """Show every cell what the other slots hold at the same cell, each with a mark of whether it is observed:
+    V - 1 times C + 1 more input channels, in the order of the rig from the slot on. The printed method moves
+    content between slots by attention alone, which a small network learns late."""
     rays: bool = False
     """Show every cell its camera ray (Pluecker, 6 channels) where cameras are known."""
 
@@ -46,8 +50,9 @@ class DimvisOptions:
 
     @property
     def in_channels(self) -> int:
-        """Channels of the tile the U-Net reads: latent, then time, then rays."""
-        return self.latent_channels + int(self.slot_time) + 6 * int(self.rays)
+        """Channels of the tile the U-Net reads: latent, then time, then the other slots, then rays."""
+        others = (self.num_views - 1) * (self.latent_channels + 1)
+        return self.latent_channels + int(self.slot_time) + others * int(self.aligned) + 6 * int(self.rays)
 
 
 def tile(slots: Tensor, grid: Grid) -> Tensor:
@@ -79,6 +84,7 @@ class SlotConditioner(ModelMixin, ConfigMixin):
         context_dim: int = 128,
         slot_embedding: bool = False,
         slot_time: bool = False,
+        aligned: bool = False,
         rays: bool = False,
     ) -> None:
         super().__init__()
@@ -88,6 +94,7 @@ class SlotConditioner(ModelMixin, ConfigMixin):
             context_dim=context_dim,
             slot_embedding=slot_embedding,
             slot_time=slot_time,
+            aligned=aligned,
             rays=rays,
         )
         # Always present, so that every variant saves and loads alike; it stays zero where it is off.
@@ -100,13 +107,19 @@ class SlotConditioner(ModelMixin, ConfigMixin):
         return tokens + self.slots.to(tokens.dtype)
 
     def picture(self, latents: Tensor, timestep: Tensor, observed: Tensor, rays: Tensor | None) -> Tensor:
-        """[B, C', H, W] the tile the U-Net reads: latents, then time, then rays where these are on."""
+        """[B, C', H, W] the tile the U-Net reads: latents, then time, the other slots, rays where on."""
         b, v, _, h, w = latents.shape
         channels = [latents]
         if self.options.slot_time:
             time = timestep.to(latents.dtype).reshape(-1, 1) / NUM_TRAIN_STEPS
             per_slot = torch.where(observed, torch.zeros_like(time), time)
             channels.append(per_slot[:, :, None, None, None].expand(b, v, 1, h, w))
+        if self.options.aligned:
+            marked = torch.cat(
+                [latents, observed.to(latents.dtype)[..., None, None, None].expand(b, v, 1, h, w)], 2
+            )
+            # Slot s sees slot s + 1 first, then s + 2, ...: the same turn of the rig in the same channels.
+            channels += [marked.roll(-turn, dims=1) for turn in range(1, v)]
         if self.options.rays:
             channels.append(latents.new_zeros(b, v, 6, h, w) if rays is None else rays.to(latents.dtype))
         return tile(torch.cat(channels, dim=2), self.options.grid)
@@ -150,6 +163,7 @@ def build_denoiser(preset: Literal["compact", "paper"], options: DimvisOptions) 
         context_dim=options.context_dim,
         slot_embedding=options.slot_embedding,
         slot_time=options.slot_time,
+        aligned=options.aligned,
         rays=options.rays,
     )
     unet = build_unet(

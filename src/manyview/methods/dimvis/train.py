@@ -12,7 +12,8 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from manyview.errors import InputError
-from manyview.methods.dimvis.model import DimvisOptions, TileDenoiser, build_denoiser
+from manyview.methods.dimvis.model import DimvisOptions, SlotConditioner, TileDenoiser, build_denoiser
+from manyview.methods.dimvis.rig import rig_rays
 from manyview.sampling.noise import item_integers, item_noise, item_uniform
 from manyview.sampling.solvers import NUM_TRAIN_STEPS, Prediction, build_scheduler
 from manyview.training.order import EpochOrder
@@ -49,6 +50,10 @@ class DimvisTask(Task):
     latents [N, A, C, h, w] and embeddings [N, A, D] of A evenly spaced azimuths. A rig starts at any of
     the A azimuths, so every slot may be any phase. `prediction` chooses what the network learns: the noise
     (the paper's Eq. 5) or the velocity, whose squared error is the noise's weighted by 1 + 1/SNR.
+
+    With `options.rays` the network is also shown the rays of the rig's cameras, in the frame where slot 0
+    is at azimuth 0. That frame turns with the rig, so the rays are the same wherever it starts, in training
+    as in `DimvisPipeline`.
     """
 
     name = "dimvis"
@@ -78,6 +83,7 @@ class DimvisTask(Task):
         self.seed = seed
         self.initial = initial
         self.data_name = data_name
+        self.rays = rig_rays(options.num_views, latents.shape[-1]) if options.rays else None
         self.order = EpochOrder(len(latents), seed)
         self.scheduler = build_scheduler(prediction)
 
@@ -89,20 +95,34 @@ class DimvisTask(Task):
             "preset": self.preset,
             "prediction": self.prediction,
             "joint_fraction": self.joint_fraction,
+            "initial": str(self.initial) if self.initial else "",
             "data": self.data_name,
             "examples": len(self.latents),
         }
 
     def build(self) -> nn.Module:
-        """Fresh weights, or those of a published U-Net with the same sizes (`initial`)."""
+        """Fresh weights, or those of `initial`: an exported run, or a published U-Net of the same sizes.
+
+        Input channels that `initial` has not got (options it was trained without) start at zero.
+        """
         denoiser = build_denoiser(self.preset, self.options)
         if self.initial is not None:
-            source = UNet2DConditionModel.from_pretrained(str(self.initial), local_files_only=True)
-            state = source.state_dict()
+            exported = (self.initial / "unet").is_dir()
+            folder = self.initial / "unet" if exported else self.initial
+            state = UNet2DConditionModel.from_pretrained(
+                str(folder), local_files_only=True, torch_dtype=torch.float32
+            ).state_dict()
             own = denoiser.unet.state_dict()
             first = state.pop("conv_in.weight")
-            own["conv_in.weight"][:, : first.shape[1]] = first
+            with torch.no_grad():
+                own["conv_in.weight"][:, : first.shape[1]] = first
+                own["conv_in.weight"][:, first.shape[1] :] = 0
             denoiser.unet.load_state_dict({**own, **state})
+            if exported:
+                marks = SlotConditioner.from_pretrained(
+                    str(self.initial / "conditioner"), local_files_only=True
+                )
+                denoiser.conditioner.load_state_dict(marks.float().state_dict())
         return denoiser
 
     def batch(self, items: Tensor) -> dict[str, Tensor]:
@@ -169,4 +189,7 @@ class DimvisTask(Task):
         target = noise
         if self.prediction == "v_prediction":
             target = self.scheduler.get_velocity(latents, noise, timestep)  # type: ignore[arg-type]
-        return masked_loss(model(x, timestep, observed, embeddings).float(), target, observed)
+        shown = {}
+        if self.rays is not None:
+            shown["rays"] = self.rays.to(latents).expand(len(latents), -1, -1, -1, -1)
+        return masked_loss(model(x, timestep, observed, embeddings, **shown).float(), target, observed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
@@ -20,6 +20,7 @@ from manyview.nets.autoencoder import decode, encode
 from manyview.nets.image_encoder import embed
 from manyview.sampling.noise import item_noise
 from manyview.sampling.solvers import Solver, build_solver
+from manyview.sampling.workers import OnStep, count_workers, map_batches
 from manyview.types import Cameras, Views
 from manyview.weights import Bundle
 
@@ -42,6 +43,9 @@ class One2OnePipeline(DiffusionPipeline):
             vae=vae, image_encoder=image_encoder, unet=unet, conditioner=conditioner, scheduler=scheduler
         )
         self.bundle: Bundle | None = None
+        # Convolutions on a CPU are a fifth faster in this layout; the values stay the same.
+        for part in (vae, unet):
+            part.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     @classmethod
     def from_bundle(cls, bundle: Bundle, dtype: torch.dtype | None = None) -> One2OnePipeline:
@@ -134,25 +138,49 @@ class One2OnePipeline(DiffusionPipeline):
     ) -> Tensor:
         """[N, 3, H, W] one view for every reference [N, 3, H, W] and relative camera [N, 4].
 
-        `items`: N numbers, of which each with `seed` decides the noise of its view.
+        `items`: N numbers, of which each with `seed` decides the noise of its view; `batch_size`: views
+        at work at once, on a CPU divided among torch's threads (`manyview.sampling.workers`).
         """
+        numbers = list(items)
+        workers = count_workers(len(references), batch_size, (self.vae, self.image_encoder, self.unet))
+        build_solver(self.scheduler, solver, num_steps)  # refuses before any work
+
+        def predict_part(part: slice, on_step: OnStep) -> Tensor:
+            scheduler = build_solver(self.scheduler, solver, num_steps, self.device)
+            return self._predict_batch(
+                references[part], pose[part], numbers[part], seed, scheduler, guidance, on_step
+            )
+
+        return torch.cat(map_batches(predict_part, len(references), batch_size, workers))
+
+    @torch.inference_mode()
+    def _predict_batch(
+        self,
+        references: Tensor,
+        pose: Tensor,
+        items: list[int],
+        seed: int,
+        solver: Any,
+        guidance: float,
+        on_step: OnStep,
+    ) -> Tensor:
         dtype, device = self.unet.dtype, self.device
         denoiser = PairDenoiser(self.unet, self.conditioner)
-        numbers, made = list(items), []
-        for start in range(0, len(references), batch_size):
-            part = slice(start, start + batch_size)
-            pixels = references[part].to(device, dtype)
-            latent, embedding = encode(self.vae, pixels), embed(self.image_encoder, pixels)
-            turn = pose[part].to(device, dtype)
-            x = item_noise(seed, numbers[part], latent.shape[1:]).to(device, dtype)
-            keep = torch.ones(len(pixels), dtype=torch.bool, device=device)
-            scheduler = build_solver(self.scheduler, solver, num_steps, device)
-            for timestep in scheduler.timesteps:
-                read = scheduler.scale_model_input(x, timestep)
-                output = denoiser(read, timestep, latent, embedding, turn, keep)
-                if guidance != 1.0:
-                    base = denoiser(read, timestep, latent, embedding, turn, ~keep)
-                    output = base + guidance * (output - base)
-                x = scheduler.step(output, timestep, x).prev_sample
-            made.append(decode(self.vae, x).float().cpu())
-        return torch.cat(made)
+        pixels, turn = references.to(device, dtype), pose.to(device, dtype)
+        latent, embedding = encode(self.vae, pixels), embed(self.image_encoder, pixels)
+        x = item_noise(seed, items, latent.shape[1:]).to(device, dtype)
+        keep = torch.ones(len(pixels), dtype=torch.bool, device=device)
+        answers = 1 if guidance == 1.0 else 2  # with guidance, both answers in one call
+        latent, embedding, turn = (
+            part.repeat(answers, *[1] * (part.ndim - 1)) for part in (latent, embedding, turn)
+        )
+        keep = torch.cat([keep, ~keep])[: answers * len(pixels)]
+        for timestep in solver.timesteps:
+            read = solver.scale_model_input(x, timestep)
+            output = denoiser(torch.cat([read] * answers), timestep, latent, embedding, turn, keep)
+            if guidance != 1.0:
+                output, base = output.chunk(2)
+                output = base + guidance * (output - base)
+            x = solver.step(output, timestep, x).prev_sample
+            on_step(1)
+        return decode(self.vae, x).float().cpu()

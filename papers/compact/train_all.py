@@ -1,0 +1,414 @@
+"""All compact weights from nothing: data, the shared codec and image encoder, DiMViS, the baseline, a bundle.
+
+    python papers/compact/train_all.py --work runs/compact --meshes YCB
+
+YCB: a folder with the YCB scans as mesh files, of which every tenth by name, from the first on, is held out
+for validation. Stages: data, vae, image_encoder, dimvis, one2one, bundle. A finished stage is skipped and a
+begun one gone on with, so that after Ctrl-C, a kill or the end of `--minutes` the same words continue. Exit
+codes: 0 done, 2 bad input, 130 stopped. docs/training/README.md says more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+from transformers import CLIPVisionModelWithProjection
+
+from manyview.cli.flags import check_range, check_readable, torch_device
+from manyview.cli.progress import TerminalProgress, silence_loading
+from manyview.data.latents import LatentKey, cache_latents, weights_identity
+from manyview.data.packed import SHARD_OBJECTS, PackedViews, pack_meshes, pack_procedural
+from manyview.data.render.meshes import MESH_SUFFIXES
+from manyview.data.render.protocols import protocol_cameras
+from manyview.errors import InputError, Stopped
+from manyview.io.atomic import write_text_atomic
+from manyview.methods.dimvis.model import DimvisOptions
+from manyview.methods.dimvis.train import DimvisTask
+from manyview.methods.one2one.train import One2OneTask
+from manyview.nets.autoencoder import encode
+from manyview.nets.image_encoder import embed
+from manyview.training.autoencoder import AutoencoderTask
+from manyview.training.config import TrainConfig
+from manyview.training.image_encoder import ImageEncoderTask
+from manyview.training.loop import fit
+from manyview.training.task import Task
+
+STAGES = ("data", "vae", "image_encoder", "dimvis", "one2one", "bundle")
+
+
+# ---- The recipe of the weights in the package. `--scale` multiplies NUM_OBJECTS and every `steps`. ----
+
+SIZE = 128
+"""Pixels a side of a view; 16 views an object, all from elevation 30 degrees (the protocol orbit16)."""
+NUM_OBJECTS = 3000
+"""Procedural objects, of the seeds 0, 1, 2, ..."""
+MESH_TURNS = 6
+"""Random placements of every training mesh, each an example of its own."""
+MESH_REPEATS = 2
+"""How often the denoisers see the placed meshes where they see a procedural object once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One training run: a row of the recipe."""
+
+    stage: str
+    steps: int
+    batch_size: int
+    lr: float
+    warmup_steps: int
+    ema_decay: float
+    weight_decay: float
+    seed: int
+    validate_every: int = 0
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Further options of the task. `shares`: how often procedural objects and meshes are drawn from."""
+
+
+DENOISER = {"steps": 20_000, "batch_size": 24, "lr": 6e-4, "warmup_steps": 100}
+PARTS = {
+    # A fresh codec sees small crops and many negatives, which teach it colour; then larger, truer ones.
+    "vae_48": Part(
+        stage="vae",
+        steps=1500,
+        batch_size=16,
+        lr=2.5e-3,
+        warmup_steps=100,
+        ema_decay=0.998,
+        weight_decay=1e-4,
+        seed=0,
+        options={"crop": 48, "negatives": 0.5, "shares": (0.65, 0.35)},
+    ),
+    "vae": Part(
+        stage="vae",
+        steps=3000,
+        batch_size=16,
+        lr=2e-3,
+        warmup_steps=50,
+        ema_decay=0.998,
+        weight_decay=1e-4,
+        seed=1,
+        validate_every=500,
+        options={"crop": 64, "negatives": 0.15, "shares": (0.65, 0.35), "initial": "vae_48"},
+    ),
+    "image_encoder": Part(
+        stage="image_encoder",
+        steps=2000,
+        batch_size=64,
+        lr=1e-3,
+        warmup_steps=50,
+        ema_decay=0.99,
+        weight_decay=0.01,
+        seed=0,
+        validate_every=200,
+        options={"shares": (0.75, 0.25)},
+    ),
+    "dimvis": Part(
+        stage="dimvis",
+        **DENOISER,
+        ema_decay=0.998,
+        weight_decay=0.01,
+        seed=0,
+        validate_every=500,
+        options={
+            "slot_embedding": True,
+            "slot_time": True,
+            "aligned": True,
+            "rays": False,
+            "prediction": "v_prediction",
+        },
+    ),
+    "one2one": Part(
+        stage="one2one",
+        **DENOISER,
+        ema_decay=0.998,
+        weight_decay=0.01,
+        seed=0,
+        options={"prediction": "v_prediction"},
+    ),
+}
+
+# ---- The end of the recipe. ----
+
+_OBJECTS_AT_ONCE = 20
+"""Objects encoded and cached in one piece; of their views, this many in one forward pass:"""
+_ENCODED_AT_ONCE = 64
+
+
+class Clock(TerminalProgress):
+    """The progress of the command line, which also ends the work once its minutes are over."""
+
+    def __init__(self, minutes: float | None) -> None:
+        super().__init__()
+        self._end = None if minutes is None else time.monotonic() + 60 * minutes
+        self.training = False
+
+    def advance(self, n: int = 1) -> None:
+        """Count; at the end of the minutes raise `Stopped`, or let a training write its checkpoint first."""
+        super().advance(n)
+        if self.training:
+            if self._is_over():
+                self._end = None  # a second signal would stop at once, without a checkpoint
+                signal.raise_signal(signal.SIGINT)
+        else:
+            self.check()
+
+    def check(self) -> None:
+        """Raise `Stopped` if the minutes are over."""
+        if self._is_over():
+            raise Stopped("the minutes are over")
+
+    def _is_over(self) -> bool:
+        return self._end is not None and time.monotonic() >= self._end
+
+
+class Making:
+    """The stages, each with what it needs and leaves in the work folder."""
+
+    def __init__(self, given: argparse.Namespace, clock: Clock) -> None:
+        self.given, self.clock = given, clock
+        self.work: Path = given.work
+        self.data, self.runs = self.work / "data", self.work / "runs"
+        self.device = torch_device(given.device)
+
+    def run(self, stage: str) -> None:
+        """Do one stage, or what is left of it."""
+        self.clock.check()
+        if stage == "data":
+            self._make_data()
+        elif stage == "bundle":
+            self._make_bundle()
+        else:
+            for name, part in PARTS.items():
+                if part.stage == stage:
+                    self._train(name, part)
+
+    def _make_data(self) -> None:
+        done = self.data / "done.json"
+        if done.is_file():
+            return
+        meshes = find_scans(self.given.meshes)
+        cameras = protocol_cameras("orbit16", SIZE)
+        held_out, trained = meshes[::10], [path for number, path in enumerate(meshes) if number % 10]
+        self.clock.start(len(held_out) + MESH_TURNS * len(trained), "views of meshes: objects")
+        pack_meshes(self.data / "validation", held_out, cameras, progress=self.clock.advance)
+        pack_meshes(
+            self.data / "meshes", trained, cameras, turns=MESH_TURNS, seed=1, progress=self.clock.advance
+        )
+        count = scaled(NUM_OBJECTS, self.given.scale)
+        workers = 1 if self.device.type == "cuda" else self.given.workers
+        self.clock.start(count, "procedural objects")
+        # In stretches, since workers that have begun on one are waited for when the minutes are over.
+        stretch = SHARD_OBJECTS * workers
+        for last in range(stretch, count + stretch, stretch):
+            pack_procedural(
+                self.data / "procedural",
+                0,
+                min(last, count),
+                cameras,
+                workers=min(workers, -(-count // SHARD_OBJECTS)),
+                device=self.device.type,
+                progress=self.clock.advance,
+            )
+        self.clock.finish()
+        held = {"objects": count, "turns": MESH_TURNS, "held_out": [path.name for path in held_out]}
+        write_text_atomic(done, json.dumps(held, indent=1) + "\n")
+
+    def _train(self, name: str, part: Part) -> None:
+        out, given = self.runs / name, self.given
+        if (out / "train.json").is_file():
+            print(f"{name}: done before")
+            return
+        self._require(self.data / "done.json", "data")
+        task = self._task(part)
+        steps = scaled(part.steps, given.scale)
+        config = TrainConfig(
+            steps=steps,
+            batch_size=part.batch_size,
+            lr=part.lr,
+            warmup_steps=min(part.warmup_steps, steps // 10),
+            ema_decay=part.ema_decay,
+            weight_decay=part.weight_decay,
+            seed=part.seed,
+            validate_every=min(part.validate_every, steps),
+            log_every=min(50, steps),
+            checkpoint_minutes=given.checkpoint_minutes,
+            num_threads=given.threads,
+            device=given.device,
+            dtype=given.dtype,
+        )
+        self.clock.training = True
+        try:
+            report = fit(task, config, out, resume=True, progress=self.clock)
+        finally:
+            self.clock.training = False
+        print(f"{name}: {report.steps} steps, loss {report.final['loss']:.4f} {report.validation or ''}")
+
+    def _task(self, part: Part) -> Task:
+        options = dict(part.options)
+        folders = [self.data / "procedural", self.data / "meshes"]
+        validation = self.data / "validation"
+        if part.stage == "vae":
+            if options.get("initial"):
+                options["initial"] = self._export(options["initial"])
+            return AutoencoderTask(folders, options.pop("shares"), validation, seed=part.seed, **options)
+        if part.stage == "image_encoder":
+            return ImageEncoderTask(folders, options["shares"], validation, seed=part.seed)
+        latents, embeddings = self._encode([folders[0], *folders[1:] * MESH_REPEATS])
+        shared = {
+            "prediction": options.pop("prediction"),
+            "seed": part.seed,
+            "data_name": f"{scaled(NUM_OBJECTS, self.given.scale)} procedural objects, "
+            f"{MESH_REPEATS} x meshes in {MESH_TURNS} placements",
+        }
+        if part.stage == "one2one":
+            return One2OneTask(latents, embeddings, **shared)
+        sizes = DimvisOptions(latent_channels=latents.shape[2], context_dim=embeddings.shape[2], **options)
+        return DimvisTask(latents, embeddings, sizes, validation=self._encode([validation]), **shared)
+
+    def _encode(self, folders: Iterable[Path]) -> tuple[Tensor, Tensor]:
+        """Latents [N, A, C, h, w] and embeddings [N, A, D], float16, of all objects; kept on disk."""
+        vae: Any = AutoencoderKL.from_pretrained(str(self._export("vae")), local_files_only=True)
+        encoder: Any = CLIPVisionModelWithProjection.from_pretrained(
+            str(self._export("image_encoder")), local_files_only=True
+        )
+        parts: dict[Path, tuple[Tensor, Tensor]] = {}
+        chosen = list(folders)
+        for folder in dict.fromkeys(chosen):
+            views = PackedViews(folder)
+            both = []
+            for network, function in ((vae, encode), (encoder, embed)):
+                network = network.to(self.device).float().eval()
+                # The codec's latent statistics are part of its config, not of its weights.
+                told = {"config": network.to_json_string() if network is vae else ""}
+                cache = cache_latents(
+                    picture_batches(views),
+                    lambda images, network=network, function=function: torch.cat(
+                        [function(network, part.to(self.device)) for part in images.split(_ENCODED_AT_ONCE)]
+                    ),
+                    self.work / "latents",
+                    LatentKey(data=data_identity(folder), encoder=weights_identity(network), options=told),
+                    progress=self.clock,
+                    num_batches=-(-len(views) // _OBJECTS_AT_ONCE),
+                )
+                both.append(cache.load().unflatten(0, (-1, views.num_views)))
+            parts[folder] = both[0], both[1]
+        return torch.cat([parts[f][0] for f in chosen]), torch.cat([parts[f][1] for f in chosen])
+
+    def _make_bundle(self) -> None:
+        words = [sys.executable, str(Path(__file__).with_name("bundle.py"))]
+        for name in ("vae", "image_encoder", "dimvis", "one2one"):
+            words += ["--" + name.replace("_", "-"), str(self._export(name))]
+        out = self.given.bundle or self.work / "bundle"
+        done = subprocess.run([*words, "--out", str(out)])
+        if done.returncode:
+            raise InputError("--bundle", str(out), "could not be written; see the line before")
+
+    def _export(self, name: str) -> Path:
+        self._require(self.runs / name / "train.json", PARTS[name].stage)
+        return self.runs / name / "export"
+
+    def _require(self, path: Path, stage: str) -> None:
+        if not path.is_file():
+            raise InputError("--stage", self.given.stage, f"needs the stage {stage}, which is not finished")
+
+
+def scaled(number: int, scale: float) -> int:
+    """A number of steps or objects at a scale; never fewer than two."""
+    return max(2, round(number * scale))
+
+
+def find_scans(folder: Path | None) -> list[Path]:
+    """The mesh files of a folder by name. Raises `InputError` for fewer than two."""
+    if folder is None:
+        raise InputError("--meshes", "not given", "the stage data needs the folder of the YCB scans")
+    check_readable("--meshes", folder)
+    files = sorted(path for path in folder.glob("*") if path.suffix.lower() in MESH_SUFFIXES)
+    if len(files) < 2:
+        raise InputError(
+            "--meshes", str(folder), "expected at least two mesh files: " + ", ".join(MESH_SUFFIXES)
+        )
+    return files
+
+
+def picture_batches(views: PackedViews) -> Iterable[Tensor]:
+    """[B * V, 3, H, W] in [0, 1]: all views of all objects, in order."""
+    for batch in views.batches(_OBJECTS_AT_ONCE):
+        yield torch.from_numpy(batch).flatten(0, 1).permute(0, 3, 1, 2).float() / 255
+
+
+def data_identity(folder: Path) -> str:
+    """A hash of what a packed data set says of itself and of its shards' names and sizes."""
+    shards = [f"{path.name}:{path.stat().st_size}" for path in sorted(folder.glob("views_*.npy"))]
+    text = (folder / "packed.json").read_text() + "\n".join(shards)
+    return f"{folder.name} {hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def check_scale(work: Path, scale: float) -> None:
+    """Note the scale of a work folder. Raises `InputError` if it was begun at another one."""
+    path = work / "scale.json"
+    if path.is_file():
+        before = json.loads(path.read_text())["scale"]
+        if before != scale:
+            raise InputError(
+                "--scale", scale, f"{work} was begun with {before}; give that, or another --work"
+            )
+    else:
+        write_text_atomic(path, json.dumps({"scale": scale}) + "\n", argument="--work")
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Do the asked stages in their order."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--work", type=Path, required=True, help="folder for data, runs and cached latents")
+    parser.add_argument("--meshes", type=Path, help="folder of the YCB scans (for the stage data)")
+    parser.add_argument("--stage", nargs="+", choices=STAGES, default=list(STAGES), help="only these")
+    parser.add_argument("--scale", type=float, default=1.0, help="of steps and procedural objects")
+    parser.add_argument("--minutes", type=float, help="stop after this long; the next start goes on")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--dtype", default="auto", choices=("auto", "bf16", "fp32"))
+    parser.add_argument("--bundle", type=Path, help="folder of the finished weights; WORK/bundle by default")
+    parser.add_argument("--threads", type=int, help="threads on the CPU; torch's choice by default")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that render")
+    parser.add_argument("--checkpoint-minutes", type=float, default=5.0)
+    given = parser.parse_args(words)
+    silence_loading()
+    clock = Clock(given.minutes)
+    try:
+        check_range("--scale", given.scale, 1e-6, 1e3)
+        check_range("--minutes", given.minutes, 0, 1e6)
+        check_range("--workers", given.workers, 1, 1024)
+        making = Making(given, clock)
+        if "data" in given.stage and not (making.data / "done.json").is_file():
+            find_scans(given.meshes)
+        check_scale(given.work, given.scale)
+        for stage in (stage for stage in STAGES if stage in given.stage):
+            making.run(stage)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (Stopped, KeyboardInterrupt) as stop:
+        reason = str(stop).partition(";")[0] or "interrupted"
+        print(f"stopped: {reason}; the same command goes on", file=sys.stderr)
+        return 130
+    finally:
+        clock.finish()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

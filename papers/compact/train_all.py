@@ -79,7 +79,7 @@ class Part:
     """Further options of the task. `shares`: how often procedural objects and meshes are drawn from."""
 
 
-DENOISER = {"steps": 20_000, "batch_size": 24, "lr": 6e-4, "warmup_steps": 100}
+DENOISER = {"steps": 2000, "batch_size": 16, "lr": 8e-4, "warmup_steps": 100}
 PARTS = {
     # A fresh codec sees small crops and many negatives, which teach it colour; then larger, truer ones.
     "vae_48": Part(
@@ -93,7 +93,7 @@ PARTS = {
         seed=0,
         options={"crop": 48, "negatives": 0.5, "shares": (0.65, 0.35)},
     ),
-    "vae": Part(
+    "vae_64": Part(
         stage="vae",
         steps=3000,
         batch_size=16,
@@ -105,9 +105,28 @@ PARTS = {
         validate_every=500,
         options={"crop": 64, "negatives": 0.15, "shares": (0.65, 0.35), "initial": "vae_48"},
     ),
+    # Whole views, and the decoder alone: what a crop cannot show it is how much white surrounds an object.
+    "vae": Part(
+        stage="vae",
+        steps=500,
+        batch_size=4,
+        lr=6e-4,
+        warmup_steps=50,
+        ema_decay=0.998,
+        weight_decay=1e-4,
+        seed=1,
+        validate_every=250,
+        options={
+            "crop": SIZE,
+            "negatives": 0.0,
+            "shares": (0.65, 0.35),
+            "initial": "vae_64",
+            "freeze_encoder": True,
+        },
+    ),
     "image_encoder": Part(
         stage="image_encoder",
-        steps=2000,
+        steps=800,
         batch_size=64,
         lr=1e-3,
         warmup_steps=50,
@@ -120,7 +139,7 @@ PARTS = {
     "dimvis": Part(
         stage="dimvis",
         **DENOISER,
-        ema_decay=0.998,
+        ema_decay=0.995,
         weight_decay=0.01,
         seed=0,
         validate_every=500,
@@ -135,7 +154,7 @@ PARTS = {
     "one2one": Part(
         stage="one2one",
         **DENOISER,
-        ema_decay=0.998,
+        ema_decay=0.995,
         weight_decay=0.01,
         seed=0,
         options={"prediction": "v_prediction"},

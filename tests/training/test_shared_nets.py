@@ -86,8 +86,11 @@ class Off(nn.Module):
         super().__init__()
         self.error = error
 
-    def forward(self, images: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return images + self.error, torch.full_like(noise, 3.0)
+    def forward(
+        self, images: torch.Tensor, items: torch.Tensor, seed: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        latents = torch.full((len(items), 8, images.shape[-2] // 8, images.shape[-1] // 8), 3.0)
+        return images + self.error, latents
 
 
 def test_codec_loss_counts_errors_and_large_latents(data: Path) -> None:

@@ -86,8 +86,8 @@ def map_batches(
     # it has (in `torch.get_num_threads` or an operation). So a worker does not change the caller's number,
     # but somebody else's thread that begins while the process's number is 1 would keep 1. Hence all workers
     # first set theirs and ask once, so that nothing overwrites it later; then the caller puts the process's
-    # number back. The work waits for that. Nothing in `begin` may raise: a pool whose initializer fails empties its
-    # queue, the sign to end included, and its other threads would wait for ever.
+    # number back. The work waits for that. Nothing in `begin` may raise: a pool whose initializer fails
+    # empties its queue, the sign to end included, and its other threads would wait for ever.
     def begin() -> None:
         torch.set_num_threads(max(1, threads // num_workers))
         torch.get_num_threads()

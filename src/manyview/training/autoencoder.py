@@ -29,14 +29,16 @@ from manyview.training.task import Task
 class _Codec(nn.Module):
     """Encode, disturb, decode in one forward call (mixed precision and gradient averaging sit there)."""
 
-    def __init__(self, codec: AutoencoderKL, freeze_encoder: bool) -> None:
+    def __init__(self, codec: AutoencoderKL, freeze_encoder: bool, latent_noise: float) -> None:
         super().__init__()
         self.codec = codec
         self.freeze_encoder = freeze_encoder
+        self.latent_noise = latent_noise
 
-    def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor, items: Tensor, seed: int) -> tuple[Tensor, Tensor]:
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_encoder):
             latents = raw_latents(self.codec, images)
+        noise = item_noise(seed, items, latents.shape[1:]).to(latents) * self.latent_noise
         return raw_images(self.codec, latents + noise), latents
 
 
@@ -68,7 +70,6 @@ class AutoencoderTask(Task):
         self.initial = initial
         self.freeze_encoder = freeze_encoder
         self.latent_noise = latent_noise
-        self.latent_channels = 0
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -89,8 +90,7 @@ class AutoencoderTask(Task):
         codec.encoder.requires_grad_(not self.freeze_encoder)
         if codec.quant_conv is not None:
             codec.quant_conv.requires_grad_(not self.freeze_encoder)
-        self.latent_channels = int(codec.config["latent_channels"])
-        return _Codec(codec, self.freeze_encoder)
+        return _Codec(codec, self.freeze_encoder, self.latent_noise)
 
     def batch(self, items: Tensor) -> dict[str, Tensor]:
         return {"images": self.pictures.batch(items)}
@@ -99,9 +99,7 @@ class AutoencoderTask(Task):
         self, model: nn.Module, batch: dict[str, Tensor], items: Tensor, seed: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
         images = batch["images"]
-        shape = (self.latent_channels, images.shape[-2] // 8, images.shape[-1] // 8)
-        noise = item_noise(seed, items, shape).to(images.device) * self.latent_noise
-        output, latents = model(images, noise)
+        output, latents = model(images, items, seed)
         error = output.float() - images
         squared = error.square().mean()
         # Means over latent cells: without them a young codec stays grey for thousands of steps, because

@@ -96,13 +96,15 @@ def test_rays_fill_six_channels() -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("option", ["slot_embedding", "slot_time", "rays"])
-def test_options_change_nothing_at_first(option: str) -> None:
+@pytest.mark.parametrize(
+    ("option", "value"), [("slot_embedding", True), ("slot_time", True), ("rays", True), ("sweep_depths", 2)]
+)
+def test_options_change_nothing_at_first(option: str, value: bool | int) -> None:
     """All start as the printed method: zero vectors and zero input weights."""
     torch.manual_seed(0)
     plain = tiny_denoiser(tiny_options())
     spread_weights(plain)
-    other = tiny_denoiser(tiny_options(**{option: True}))
+    other = tiny_denoiser(tiny_options(**{option: value}))
     state, own = plain.unet.state_dict(), other.unet.state_dict()
     own["conv_in.weight"][:, :CHANNELS] = state.pop("conv_in.weight")
     other.unet.load_state_dict({**own, **state})

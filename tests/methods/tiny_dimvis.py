@@ -52,6 +52,7 @@ def conditioner_of(options: DimvisOptions) -> SlotConditioner:
         slot_time=options.slot_time,
         aligned=options.aligned,
         rays=options.rays,
+        sweep_depths=options.sweep_depths,
     )
 
 

@@ -8,7 +8,14 @@ from diffusers import DDIMScheduler
 from torch import Tensor
 
 from manyview.errors import InputError
-from manyview.sampling.solvers import SOLVERS, Prediction, Solver, build_scheduler, build_solver
+from manyview.sampling.solvers import (
+    SOLVERS,
+    Prediction,
+    Solver,
+    build_scheduler,
+    build_solver,
+    draw_timesteps,
+)
 
 
 def walk(solver: object, start: Tensor, answer: object) -> Tensor:
@@ -99,3 +106,14 @@ def test_step_counts_out_of_range_are_refused(steps: int) -> None:
 def test_unknown_solvers_are_refused() -> None:
     with pytest.raises(InputError, match="--solver: euler: expected one of ddim, dpm, unipc"):
         build_solver(build_scheduler("epsilon"), "euler", 10)  # type: ignore[arg-type]
+
+
+def test_training_times_follow_their_density() -> None:
+    """P(t < 1000 x) = x^(1 / exponent): of 4000 draws at exponent 0.5 a quarter lies below 500, +-3 sigma."""
+    for exponent, below in ((1.0, 0.5), (0.5, 0.25), (2.0, 0.5**0.5)):
+        times = draw_timesteps(3, range(4000), (), 1, exponent)
+        assert times.dtype == torch.int64
+        assert int(times.min()) >= 0
+        assert int(times.max()) <= 999
+        assert abs(float((times < 500).float().mean()) - below) < 3 * (below * (1 - below) / 4000) ** 0.5
+    assert torch.equal(draw_timesteps(3, [7], (2,), 1, 0.5)[0], draw_timesteps(3, [5, 7], (2,), 1, 0.5)[1])

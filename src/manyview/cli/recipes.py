@@ -35,7 +35,7 @@ _ONLY_FOR = {
     "preset": _DENOISERS,
     "shares": ("vae", "image_encoder"),
     "validation": ("vae", "image_encoder", "dimvis"),
-    "initial": ("vae", "dimvis"),
+    "initial": ("vae", "dimvis", "one2one"),
     "vae": _DENOISERS,
     "image_encoder": _DENOISERS,
     "freeze_encoder": ("vae",),
@@ -47,6 +47,8 @@ _ONLY_FOR = {
     "slot_time": ("dimvis",),
     "aligned": ("dimvis",),
     "rays": ("dimvis",),
+    "sweep_depths": ("dimvis",),
+    "time_exponent": _DENOISERS,
 }
 
 
@@ -74,6 +76,8 @@ class Recipe:
     slot_time: bool = False
     aligned: bool = False
     rays: bool = False
+    sweep_depths: int = 0
+    time_exponent: float = 1.0
     seed: int = 0
     size: int | None = None
     """Pixels a side to which views of scenes are packed; that of the preset when None."""
@@ -123,6 +127,8 @@ def check_recipe(recipe: Recipe) -> None:
     check_range("--size", recipe.size, 8, 8192)
     check_range("--negatives", recipe.negatives, 0, 1)
     check_range("--crop", recipe.crop, 8, 8192)
+    check_range("--sweep-depths", recipe.sweep_depths, 0, 64)
+    check_range("--time-exponent", recipe.time_exponent, 0.1, 10)
     if recipe.crop % 8:
         raise InputError("--crop", recipe.crop, "expected a multiple of 8, the side of a latent cell")
     if recipe.cache is not None and recipe.cache.is_file():
@@ -175,6 +181,8 @@ def make_task(recipe: Recipe, device: torch.device, progress: Progress = silent)
             prediction=recipe.prediction,
             preset=recipe.preset,
             seed=recipe.seed,
+            initial=recipe.initial,
+            time_exponent=recipe.time_exponent,
             data_name=data_name,
         )
     from manyview.methods.dimvis.model import DimvisOptions
@@ -188,6 +196,7 @@ def make_task(recipe: Recipe, device: torch.device, progress: Progress = silent)
         slot_time=recipe.slot_time,
         aligned=recipe.aligned,
         rays=recipe.rays,
+        sweep_depths=recipe.sweep_depths,
     )
     return DimvisTask(
         latents,
@@ -198,6 +207,7 @@ def make_task(recipe: Recipe, device: torch.device, progress: Progress = silent)
         validation=others[0] if others else None,
         seed=recipe.seed,
         initial=recipe.initial,
+        time_exponent=recipe.time_exponent,
         data_name=data_name,
     )
 

@@ -70,6 +70,10 @@ class Options:
     """dimvis: show every cell what the other slots hold at the same cell."""
     rays: bool = False
     """dimvis: show every cell its camera ray."""
+    sweep_depths: int = 0
+    """dimvis: show every cell what the other slots hold along its ray at so many depths; 0 for none."""
+    time_exponent: float = 1.0
+    """dimvis, one2one: below 1 trains more on noisy times (1000 u^exponent for uniform u)."""
     steps: int | None = None
     """Optimiser steps of the whole run; the preset's number when not given, like all below."""
     batch_size: int | None = None
@@ -152,6 +156,8 @@ def run(options: Options, progress: Progress) -> Answer:
         slot_time=options.slot_time,
         aligned=options.aligned,
         rays=options.rays,
+        sweep_depths=options.sweep_depths,
+        time_exponent=options.time_exponent,
         seed=options.seed,
     )
     check_recipe(recipe)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -44,3 +45,20 @@ def build_unet(
         with torch.no_grad():
             unet.conv_in.weight[:, -zero_channels:] = 0
     return unet
+
+
+def load_grown(unet: UNet2DConditionModel, folder: Path) -> None:
+    """Give `unet` the weights saved in `folder`, by a U-Net of the same sizes or of fewer input channels.
+
+    Input channels that the saved one has not got start at zero weights: `unet` answers as it did. They are
+    the last ones.
+    """
+    saved = UNet2DConditionModel.from_pretrained(
+        str(folder), local_files_only=True, torch_dtype=torch.float32
+    ).state_dict()
+    own = unet.state_dict()
+    first = saved.pop("conv_in.weight")
+    with torch.no_grad():
+        own["conv_in.weight"][:, : first.shape[1]] = first
+        own["conv_in.weight"][:, first.shape[1] :] = 0
+    unet.load_state_dict({**own, **saved})

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
+from torch import Tensor
 
 from manyview.errors import InputError
+from manyview.sampling.noise import item_integers, item_uniform
 
 Solver = Literal["ddim", "dpm", "unipc"]
 Prediction = Literal["epsilon", "v_prediction"]
@@ -30,6 +33,19 @@ def build_scheduler(prediction: Prediction) -> DDIMScheduler:
         rescale_betas_zero_snr=zero_snr,
         timestep_spacing="trailing",
     )
+
+
+def draw_timesteps(
+    seed: int, items: Sequence[int] | Tensor, shape: Sequence[int], stream: int, exponent: float = 1.0
+) -> Tensor:
+    """[len(items), *shape] int64 training times, row i from items[i] alone: 1000 u^exponent for uniform u.
+
+    1 is uniform, as DDPM trains; with less the density of a time t grows as t^(1 / exponent - 1).
+    """
+    if exponent == 1.0:
+        return item_integers(seed, items, NUM_TRAIN_STEPS, shape, stream)
+    drawn = item_uniform(seed, items, shape, stream).double() ** exponent * NUM_TRAIN_STEPS
+    return drawn.long().clamp(max=NUM_TRAIN_STEPS - 1)
 
 
 def build_solver(

@@ -14,6 +14,7 @@ from diffusers import ConfigMixin, ModelMixin, UNet2DConditionModel
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
+from manyview.methods.dimvis.sweep import FEATURES, PlaneSweep
 from manyview.nets.unet import build_unet
 from manyview.sampling.solvers import NUM_TRAIN_STEPS
 
@@ -42,6 +43,10 @@ class DimvisOptions:
     content between slots by attention alone, which a small network learns late."""
     rays: bool = False
     """Show every cell its camera ray (Pluecker, 6 channels) where cameras are known."""
+    sweep_depths: int = 0
+    """Show every cell what the other slots hold along its ray at so many depths (`PlaneSweep`), so that views
+    which agree about a surface, or show background, say so in one place. For rigs like those of the paper's
+    data: elevation 30 degrees, distance 1.5, the object's longest side 1."""
 
     @property
     def num_views(self) -> int:
@@ -50,9 +55,10 @@ class DimvisOptions:
 
     @property
     def in_channels(self) -> int:
-        """Channels of the tile the U-Net reads: latent, then time, then the other slots, then rays."""
+        """Channels of the tile the U-Net reads: latent, time, the other slots, rays, the plane sweep."""
         others = (self.num_views - 1) * (self.latent_channels + 1)
-        return self.latent_channels + int(self.slot_time) + others * int(self.aligned) + 6 * int(self.rays)
+        shown = int(self.slot_time) + others * int(self.aligned) + 6 * int(self.rays)
+        return self.latent_channels + shown + FEATURES * self.sweep_depths
 
 
 def tile(slots: Tensor, grid: Grid) -> Tensor:
@@ -86,6 +92,7 @@ class SlotConditioner(ModelMixin, ConfigMixin):
         slot_time: bool = False,
         aligned: bool = False,
         rays: bool = False,
+        sweep_depths: int = 0,
     ) -> None:
         super().__init__()
         self.options = DimvisOptions(
@@ -96,9 +103,13 @@ class SlotConditioner(ModelMixin, ConfigMixin):
             slot_time=slot_time,
             aligned=aligned,
             rays=rays,
+            sweep_depths=sweep_depths,
         )
         # Always present, so that every variant saves and loads alike; it stays zero where it is off.
         self.slots = nn.Parameter(torch.zeros(self.options.num_views, context_dim), slot_embedding)
+        self.sweep = None
+        if sweep_depths:
+            self.sweep = PlaneSweep(self.options.num_views, latent_channels, sweep_depths)
 
     def context(self, embeddings: Tensor, described: Tensor) -> Tensor:
         """[B, V, D] tokens: the embedding of each described view, the null vector (zeros, as the
@@ -107,12 +118,12 @@ class SlotConditioner(ModelMixin, ConfigMixin):
         return tokens + self.slots.to(tokens.dtype)
 
     def picture(self, latents: Tensor, timestep: Tensor, observed: Tensor, rays: Tensor | None) -> Tensor:
-        """[B, C', H, W] the tile the U-Net reads: latents, then time, the other slots, rays where on."""
+        """[B, C', H, W] the tile the U-Net reads: latents, then time, other slots, rays, sweep where on."""
         b, v, _, h, w = latents.shape
         channels = [latents]
+        time = timestep.to(latents.dtype).reshape(-1, 1) / NUM_TRAIN_STEPS
+        per_slot = torch.where(observed, torch.zeros_like(time), time)
         if self.options.slot_time:
-            time = timestep.to(latents.dtype).reshape(-1, 1) / NUM_TRAIN_STEPS
-            per_slot = torch.where(observed, torch.zeros_like(time), time)
             channels.append(per_slot[:, :, None, None, None].expand(b, v, 1, h, w))
         if self.options.aligned:
             marked = torch.cat(
@@ -122,6 +133,8 @@ class SlotConditioner(ModelMixin, ConfigMixin):
             channels += [marked.roll(-turn, dims=1) for turn in range(1, v)]
         if self.options.rays:
             channels.append(latents.new_zeros(b, v, 6, h, w) if rays is None else rays.to(latents.dtype))
+        if self.sweep is not None:
+            channels.append(self.sweep(latents, 1 - per_slot))
         return tile(torch.cat(channels, dim=2), self.options.grid)
 
 
@@ -165,6 +178,7 @@ def build_denoiser(preset: Literal["compact", "paper"], options: DimvisOptions) 
         slot_time=options.slot_time,
         aligned=options.aligned,
         rays=options.rays,
+        sweep_depths=options.sweep_depths,
     )
     unet = build_unet(
         preset,

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from manyview.errors import InputError
 from manyview.methods.dimvis.model import DimvisOptions, SlotConditioner, TileDenoiser, build_denoiser
 from manyview.methods.dimvis.rig import rig_rays
+from manyview.nets.unet import load_grown
 from manyview.sampling.noise import item_integers, item_noise, item_uniform
-from manyview.sampling.solvers import NUM_TRAIN_STEPS, Prediction, build_scheduler
+from manyview.sampling.solvers import NUM_TRAIN_STEPS, Prediction, build_scheduler, draw_timesteps
 from manyview.training.order import EpochOrder
 from manyview.training.task import Task
 
@@ -54,6 +54,9 @@ class DimvisTask(Task):
     With `options.rays` the network is also shown the rays of the rig's cameras, in the frame where slot 0
     is at azimuth 0. That frame turns with the rig, so the rays are the same wherever it starts, in training
     as in `DimvisPipeline`.
+
+    `time_exponent` below 1 draws more of the noisy end (`draw_timesteps`), where a small network has most to
+    learn: what the missing views are, not how to remove noise.
     """
 
     name = "dimvis"
@@ -69,6 +72,7 @@ class DimvisTask(Task):
         validation: tuple[Tensor, Tensor] | None = None,
         seed: int = 0,
         initial: Path | None = None,
+        time_exponent: float = 1.0,
         data_name: str = "",
     ) -> None:
         if latents.shape[1] % options.num_views != 0:
@@ -82,6 +86,7 @@ class DimvisTask(Task):
         self.validation = validation
         self.seed = seed
         self.initial = initial
+        self.time_exponent = time_exponent
         self.data_name = data_name
         self.rays = rig_rays(options.num_views, latents.shape[-1]) if options.rays else None
         self.order = EpochOrder(len(latents), seed)
@@ -96,6 +101,7 @@ class DimvisTask(Task):
             "prediction": self.prediction,
             "joint_fraction": self.joint_fraction,
             "initial": str(self.initial) if self.initial else "",
+            "time_exponent": self.time_exponent,
             "data": self.data_name,
             "examples": len(self.latents),
         }
@@ -108,21 +114,13 @@ class DimvisTask(Task):
         denoiser = build_denoiser(self.preset, self.options)
         if self.initial is not None:
             exported = (self.initial / "unet").is_dir()
-            folder = self.initial / "unet" if exported else self.initial
-            state = UNet2DConditionModel.from_pretrained(
-                str(folder), local_files_only=True, torch_dtype=torch.float32
-            ).state_dict()
-            own = denoiser.unet.state_dict()
-            first = state.pop("conv_in.weight")
-            with torch.no_grad():
-                own["conv_in.weight"][:, : first.shape[1]] = first
-                own["conv_in.weight"][:, first.shape[1] :] = 0
-            denoiser.unet.load_state_dict({**own, **state})
+            load_grown(denoiser.unet, self.initial / "unet" if exported else self.initial)
             if exported:
                 marks = SlotConditioner.from_pretrained(
                     str(self.initial / "conditioner"), local_files_only=True
                 )
-                denoiser.conditioner.load_state_dict(marks.float().state_dict())
+                parts = {**denoiser.conditioner.state_dict(), **marks.float().state_dict()}
+                denoiser.conditioner.load_state_dict(parts)
         return denoiser
 
     def batch(self, items: Tensor) -> dict[str, Tensor]:
@@ -140,7 +138,7 @@ class DimvisTask(Task):
         latents = batch["latents"]
         device = latents.device
         observed = draw_observed(seed, items, self.options.num_views, self.joint_fraction).to(device)
-        timestep = item_integers(seed, items, NUM_TRAIN_STEPS, (), _STREAMS["time"]).to(device)
+        timestep = draw_timesteps(seed, items, (), _STREAMS["time"], self.time_exponent).to(device)
         noise = item_noise(seed, items, latents.shape[1:], _STREAMS["noise"]).to(device)
         losses = self._losses(model, latents, batch["embeddings"], observed, timestep, noise)
         return losses.mean(), {}

@@ -10,9 +10,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from manyview.methods.one2one.model import PairDenoiser, build_denoiser
+from manyview.methods.one2one.model import PairDenoiser, PoseConditioner, build_denoiser
+from manyview.nets.unet import load_grown
 from manyview.sampling.noise import item_integers, item_noise, item_uniform
-from manyview.sampling.solvers import NUM_TRAIN_STEPS, Prediction, build_scheduler
+from manyview.sampling.solvers import Prediction, build_scheduler, draw_timesteps
 from manyview.training.order import EpochOrder
 from manyview.training.task import Task
 
@@ -37,12 +38,15 @@ class One2OneTask(Task):
         preset: Literal["compact", "paper"] = "compact",
         drop: float = 0.1,
         seed: int = 0,
+        initial: Path | None = None,
+        time_exponent: float = 1.0,
         data_name: str = "",
     ) -> None:
         self.latents, self.embeddings = latents, embeddings
         self.prediction, self.drop = prediction, drop
         self.preset: Literal["compact", "paper"] = preset
         self.seed, self.data_name = seed, data_name
+        self.initial, self.time_exponent = initial, time_exponent
         self.order = EpochOrder(len(latents), seed)
         self.scheduler = build_scheduler(prediction)
 
@@ -52,13 +56,20 @@ class One2OneTask(Task):
             "preset": self.preset,
             "prediction": self.prediction,
             "drop": self.drop,
+            "initial": str(self.initial) if self.initial else "",
+            "time_exponent": self.time_exponent,
             "data": self.data_name,
             "examples": len(self.latents),
         }
 
     def build(self) -> nn.Module:
-        """Fresh weights."""
-        return build_denoiser(self.preset, self.latents.shape[2], self.embeddings.shape[2])
+        """Fresh weights, or those of `initial`, an exported run."""
+        denoiser = build_denoiser(self.preset, self.latents.shape[2], self.embeddings.shape[2])
+        if self.initial is not None:
+            load_grown(denoiser.unet, self.initial / "unet")
+            mark = PoseConditioner.from_pretrained(str(self.initial / "conditioner"), local_files_only=True)
+            denoiser.conditioner.load_state_dict(mark.float().state_dict())
+        return denoiser
 
     def batch(self, items: Tensor) -> dict[str, Tensor]:
         azimuths, many = self.latents.shape[1], self.targets_per_item
@@ -80,7 +91,8 @@ class One2OneTask(Task):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         target, many = batch["target"], self.targets_per_item
         device = target.device
-        timestep = item_integers(seed, items, NUM_TRAIN_STEPS, (many,), _STREAMS["time"]).flatten().to(device)
+        timestep = draw_timesteps(seed, items, (many,), _STREAMS["time"], self.time_exponent)
+        timestep = timestep.flatten().to(device)
         keep = item_uniform(seed, items, (many,), _STREAMS["drop"]).flatten().to(device) >= self.drop
         noise = item_noise(seed, items, (many, *target.shape[1:]), _STREAMS["noise"]).flatten(0, 1).to(device)
         noisy = self.scheduler.add_noise(target, noise, timestep)  # type: ignore[arg-type]

@@ -1,0 +1,76 @@
+"""Plane sweep of a rig: what the other slots hold along the ray of every latent cell.
+
+The rig is the same wherever it starts, so one fixed set of sampling points serves all slots: the ray of a
+cell of slot s meets slot s + k where the ray of that cell of slot 0 meets slot k.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from manyview.geometry.pixels import pixel_centers
+from manyview.geometry.projection import project, unproject
+from manyview.geometry.trajectories import orbit
+from manyview.methods.dimvis.rig import DISTANCE, ELEVATION_DEG
+
+HALF_RANGE = 0.55
+"""The planes lie this far before and behind the rig's centre: an object's longest side is 1."""
+HIDDEN = 48
+FEATURES = 6
+"""Numbers that the network keeps of each plane."""
+
+
+@lru_cache(maxsize=8)
+@torch.inference_mode(False)  # kept for later calls, which may be training
+def sweep_points(num_views: int, num_depths: int, cells: int) -> Tensor:
+    """[V - 1, D * cells, cells, 2] where slot 0's rays at D depths fall in slots 1 to V - 1.
+
+    In the units of `grid_sample`: -1 and 1 are the borders of the image, x first.
+    """
+    cameras = orbit(num_views, ELEVATION_DEG, DISTANCE, size=cells)
+    depths = torch.linspace(DISTANCE - HALF_RANGE, DISTANCE + HALF_RANGE, num_depths)
+    pixels = pixel_centers(cells, cells).expand(1, num_depths, cells, cells, 2)
+    points = unproject(pixels, depths.reshape(1, -1, 1, 1).expand(pixels.shape[:-1]), cameras[[0]])
+    seen, _ = project(points, cameras[list(range(1, num_views))])
+    return (seen * (2 / cells) - 1).reshape(num_views - 1, num_depths * cells, cells, 2)
+
+
+def look_along_rays(latents: Tensor, clearness: Tensor, num_depths: int) -> Tensor:
+    """[B, V, V * (C + 1), D, h, w] what slot s, then s + 1, ... hold where the rays of slot s's cells pass at
+    D depths: latents [B, V, C, h, w], then clearness [B, V]. Outside an image both read 0."""
+    b, v, _, h, w = latents.shape
+    marked = torch.cat([latents, clearness[:, :, None, None, None].expand(b, v, 1, h, w)], dim=2)
+    points = sweep_points(v, num_depths, h).to(latents.device)
+    own = marked[:, :, :, None].expand(-1, -1, -1, num_depths, -1, -1)
+    seen = [own.reshape(b * v, -1, num_depths * h, w)]
+    for turn in range(1, v):
+        other = marked.roll(-turn, dims=1).flatten(0, 1).float()
+        grid = points[turn - 1].expand(b * v, -1, -1, -1)
+        there = F.grid_sample(other, grid, padding_mode="zeros", align_corners=False)
+        seen.append(there.to(latents.dtype))
+    return torch.cat(seen, dim=1).reshape(b, v, -1, num_depths, h, w)
+
+
+class PlaneSweep(nn.Module):
+    """A small network that looks at all slots on each plane of the sweep, the same for every plane."""
+
+    def __init__(self, num_views: int, latent_channels: int, num_depths: int) -> None:
+        super().__init__()
+        self.num_depths = num_depths
+        self.mix = nn.Sequential(
+            nn.Conv2d(num_views * (latent_channels + 1), HIDDEN, 1),
+            nn.SiLU(),
+            nn.Conv2d(HIDDEN, FEATURES, 1),
+        )
+
+    def forward(self, latents: Tensor, clearness: Tensor) -> Tensor:
+        """[B, V, FEATURES * D, h, w] for latents [B, V, C, h, w] whose clearness [B, V] is 1 where they are
+        clean and 0 where they are pure noise."""
+        b, v, _, h, w = latents.shape
+        seen = look_along_rays(latents, clearness, self.num_depths)
+        planes = seen.reshape(b * v, -1, self.num_depths * h, w)
+        return self.mix(planes).reshape(b, v, -1, h, w)

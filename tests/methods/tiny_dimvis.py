@@ -53,6 +53,7 @@ def conditioner_of(options: DimvisOptions) -> SlotConditioner:
         aligned=options.aligned,
         rays=options.rays,
         sweep_depths=options.sweep_depths,
+        blend=options.blend,
     )
 
 

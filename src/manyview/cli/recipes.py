@@ -48,6 +48,7 @@ _ONLY_FOR = {
     "aligned": ("dimvis",),
     "rays": ("dimvis",),
     "sweep_depths": ("dimvis",),
+    "blend": ("dimvis",),
     "time_exponent": _DENOISERS,
 }
 
@@ -77,6 +78,7 @@ class Recipe:
     aligned: bool = False
     rays: bool = False
     sweep_depths: int = 0
+    blend: bool = False
     time_exponent: float = 1.0
     seed: int = 0
     size: int | None = None
@@ -197,6 +199,7 @@ def make_task(recipe: Recipe, device: torch.device, progress: Progress = silent)
         aligned=recipe.aligned,
         rays=recipe.rays,
         sweep_depths=recipe.sweep_depths,
+        blend=recipe.blend,
     )
     return DimvisTask(
         latents,

@@ -16,8 +16,10 @@ def build_unet(
     latent_channels: int,
     context_dim: int,
     zero_channels: int = 0,
+    out_channels: int | None = None,
 ) -> UNet2DConditionModel:
-    """A denoiser with fresh weights that reads `in_channels` and answers with `latent_channels`.
+    """A denoiser with fresh weights that reads `in_channels` and answers with `latent_channels`, or
+    `out_channels`.
 
     `paper` has the sizes of Stable Diffusion 1 (and of its image variations); `compact` about 4.5 M
     parameters with attention below the finest level. The last `zero_channels` input channels start with
@@ -25,7 +27,7 @@ def build_unet(
     """
     shared: dict[str, Any] = {
         "in_channels": in_channels,
-        "out_channels": latent_channels,
+        "out_channels": latent_channels if out_channels is None else out_channels,
         "cross_attention_dim": context_dim,
     }
     if preset == "paper":
@@ -48,17 +50,17 @@ def build_unet(
 
 
 def load_grown(unet: UNet2DConditionModel, folder: Path) -> None:
-    """Give `unet` the weights saved in `folder`, by a U-Net of the same sizes or of fewer input channels.
+    """Give `unet` the weights saved in `folder`, by a U-Net of the same sizes or of fewer channels.
 
-    Input channels that the saved one has not got start at zero weights: `unet` answers as it did. They are
-    the last ones.
+    Input channels that the saved one has not got start at zero weights, and output channels that it has not
+    got stay as they are in `unet`; both are the last ones.
     """
     saved = UNet2DConditionModel.from_pretrained(
         str(folder), local_files_only=True, torch_dtype=torch.float32
     ).state_dict()
-    own = unet.state_dict()
-    first = saved.pop("conv_in.weight")
+    state = unet.state_dict()
     with torch.no_grad():
-        own["conv_in.weight"][:, : first.shape[1]] = first
-        own["conv_in.weight"][:, first.shape[1] :] = 0
-    unet.load_state_dict({**own, **saved})
+        state["conv_in.weight"].zero_()
+        for name, value in saved.items():
+            state[name][tuple(slice(size) for size in value.shape)] = value
+    unet.load_state_dict(state)

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
-from torch import Tensor, nn
+from torch import Tensor
 
 from manyview.errors import InputError, Stopped
 from manyview.progress import Progress, silent
@@ -38,6 +38,7 @@ from manyview.training.ema import Ema
 from manyview.training.feed import feed
 from manyview.training.history import History
 from manyview.training.interrupts import Interrupts
+from manyview.training.optimizers import build_optimizer
 from manyview.training.schedule import learning_rate
 from manyview.training.task import Task
 
@@ -114,7 +115,7 @@ class _Run:
         self.ema = Ema(self.module, config.ema_decay)
         self.ema.module.to(accelerator.device)
         self.module.to(accelerator.device)
-        self.model, self.optimizer = accelerator.prepare(self.module, _optimizer(self.module, config))
+        self.model, self.optimizer = accelerator.prepare(self.module, build_optimizer(self.module, config))
         self.history = History(
             out, self._mean, writes=accelerator.is_main_process, tensorboard=config.tensorboard
         )
@@ -273,17 +274,6 @@ class _Run:
         mean = self.accelerator.reduce(values, "mean")
         assert isinstance(mean, Tensor), "a reduced tensor is a tensor"
         return mean
-
-
-def _optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    trained = [weight for weight in network.parameters() if weight.requires_grad]
-    groups = [
-        {"params": [weight for weight in trained if weight.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [weight for weight in trained if weight.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=config.lr, betas=config.betas, fused=True
-    )
 
 
 def _check_device(config: TrainConfig) -> None:

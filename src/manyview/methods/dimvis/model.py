@@ -7,6 +7,7 @@ by row; slot v of a rig looks from azimuth phase + 360 v / V.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -14,9 +15,15 @@ from diffusers import ConfigMixin, ModelMixin, UNet2DConditionModel
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from manyview.methods.dimvis.sweep import FEATURES, PlaneSweep
+from manyview.methods.dimvis.sweep import (
+    FEATURES,
+    PlaneSweep,
+    blend,
+    count_candidates,
+    look_along_rays,
+)
 from manyview.nets.unet import build_unet
-from manyview.sampling.solvers import NUM_TRAIN_STEPS
+from manyview.sampling.solvers import NUM_TRAIN_STEPS, build_scheduler
 
 Grid = tuple[int, int]
 
@@ -47,11 +54,20 @@ class DimvisOptions:
     """Show every cell what the other slots hold along its ray at so many depths (`PlaneSweep`), so that views
     which agree about a surface, or show background, say so in one place. For rigs like those of the paper's
     data: elevation 30 degrees, distance 1.5, the object's longest side 1."""
+    blend: bool = False
+    """Let the network choose, for every cell, among what the observed slots hold at that cell and along its
+    ray, and learn the rest as a residual, so that what can be copied stays sharp. Only for velocity."""
 
     @property
     def num_views(self) -> int:
         """Slots of the tile."""
         return self.grid[0] * self.grid[1]
+
+    @property
+    def out_channels(self) -> int:
+        """Channels the U-Net answers with: the latent's, then the candidates' logits of `blend`."""
+        candidates = count_candidates(self.num_views, self.sweep_depths)
+        return self.latent_channels + candidates * int(self.blend)
 
     @property
     def in_channels(self) -> int:
@@ -93,6 +109,7 @@ class SlotConditioner(ModelMixin, ConfigMixin):
         aligned: bool = False,
         rays: bool = False,
         sweep_depths: int = 0,
+        blend: bool = False,
     ) -> None:
         super().__init__()
         self.options = DimvisOptions(
@@ -104,6 +121,7 @@ class SlotConditioner(ModelMixin, ConfigMixin):
             aligned=aligned,
             rays=rays,
             sweep_depths=sweep_depths,
+            blend=blend,
         )
         # Always present, so that every variant saves and loads alike; it stays zero where it is off.
         self.slots = nn.Parameter(torch.zeros(self.options.num_views, context_dim), slot_embedding)
@@ -117,14 +135,28 @@ class SlotConditioner(ModelMixin, ConfigMixin):
         tokens = torch.where(described[..., None], embeddings, torch.zeros_like(embeddings))
         return tokens + self.slots.to(tokens.dtype)
 
-    def picture(self, latents: Tensor, timestep: Tensor, observed: Tensor, rays: Tensor | None) -> Tensor:
-        """[B, C', H, W] the tile the U-Net reads: latents, then time, other slots, rays, sweep where on."""
+    def look(self, latents: Tensor, timestep: Tensor, observed: Tensor) -> Tensor | None:
+        """What slots hold along each other's rays (`look_along_rays`); None without a sweep."""
+        if self.sweep is None:
+            return None
+        clearness = 1 - self._slot_times(latents, timestep, observed)
+        return look_along_rays(latents, clearness, self.options.sweep_depths)
+
+    def picture(
+        self,
+        latents: Tensor,
+        timestep: Tensor,
+        observed: Tensor,
+        rays: Tensor | None,
+        seen: Tensor | None = None,
+    ) -> Tensor:
+        """[B, C', H, W] the tile the U-Net reads: latents, then time, other slots, rays, sweep where on.
+        `seen`: what `look` gave, if it was asked already."""
         b, v, _, h, w = latents.shape
         channels = [latents]
-        time = timestep.to(latents.dtype).reshape(-1, 1) / NUM_TRAIN_STEPS
-        per_slot = torch.where(observed, torch.zeros_like(time), time)
         if self.options.slot_time:
-            channels.append(per_slot[:, :, None, None, None].expand(b, v, 1, h, w))
+            time = self._slot_times(latents, timestep, observed)
+            channels.append(time[:, :, None, None, None].expand(b, v, 1, h, w))
         if self.options.aligned:
             marked = torch.cat(
                 [latents, observed.to(latents.dtype)[..., None, None, None].expand(b, v, 1, h, w)], 2
@@ -134,8 +166,14 @@ class SlotConditioner(ModelMixin, ConfigMixin):
         if self.options.rays:
             channels.append(latents.new_zeros(b, v, 6, h, w) if rays is None else rays.to(latents.dtype))
         if self.sweep is not None:
-            channels.append(self.sweep(latents, 1 - per_slot))
+            seen = self.look(latents, timestep, observed) if seen is None else seen
+            channels.append(self.sweep(seen))
         return tile(torch.cat(channels, dim=2), self.options.grid)
+
+    def _slot_times(self, latents: Tensor, timestep: Tensor, observed: Tensor) -> Tensor:
+        """[B, V] each slot's time as a share of the whole, 0 where it is clean."""
+        time = timestep.to(latents.dtype).reshape(-1, 1) / NUM_TRAIN_STEPS
+        return torch.where(observed, torch.zeros_like(time), time)
 
 
 class TileDenoiser(nn.Module):
@@ -162,10 +200,18 @@ class TileDenoiser(nn.Module):
         observed, described bool [B, V] (described = observed by default); embeddings [B, V, D]."""
         described = observed if described is None else described
         timestep = timestep.expand(latents.shape[0])
-        picture = self.conditioner.picture(latents, timestep, observed, rays)
+        seen = self.conditioner.look(latents, timestep, observed)
+        picture = self.conditioner.picture(latents, timestep, observed, rays, seen)
         context = self.conditioner.context(embeddings, described)
         output = self.unet(picture, timestep, encoder_hidden_states=context, return_dict=False)[0]
-        return untile(output, self.conditioner.options.grid)
+        output = untile(output, self.conditioner.options.grid)
+        if not self.conditioner.options.blend:
+            return output
+        # The velocity of x0 = guess + r is that of the residual r less sqrt(1 - alpha_bar) times the guess.
+        answer, logits = output.split([latents.shape[2], output.shape[2] - latents.shape[2]], dim=2)
+        guess = blend(latents, observed, seen, logits)
+        share = noise_shares().to(latents)[timestep].reshape(-1, 1, 1, 1, 1)
+        return answer - share * guess
 
 
 def build_denoiser(preset: Literal["compact", "paper"], options: DimvisOptions) -> TileDenoiser:
@@ -179,6 +225,7 @@ def build_denoiser(preset: Literal["compact", "paper"], options: DimvisOptions) 
         aligned=options.aligned,
         rays=options.rays,
         sweep_depths=options.sweep_depths,
+        blend=options.blend,
     )
     unet = build_unet(
         preset,
@@ -186,5 +233,25 @@ def build_denoiser(preset: Literal["compact", "paper"], options: DimvisOptions) 
         latent_channels=options.latent_channels,
         context_dim=options.context_dim,
         zero_channels=options.in_channels - options.latent_channels,
+        out_channels=options.out_channels,
     )
+    if options.blend:
+        start_blend(unet, options)
     return TileDenoiser(unet, conditioner)
+
+
+def start_blend(unet: UNet2DConditionModel, options: DimvisOptions) -> None:
+    """Let a fresh network begin with the same cell of the other slots, more or less their mean."""
+    with torch.no_grad():
+        unet.conv_out.weight[options.latent_channels :] = 0
+        bias = unet.conv_out.bias
+        assert bias is not None, "the U-Net's last layer has a bias"
+        bias[options.latent_channels :] = 0
+        bias[options.latent_channels + 1 : options.latent_channels + options.num_views] = 4
+
+
+@lru_cache(maxsize=1)
+@torch.inference_mode(False)  # kept for later calls, which may be training
+def noise_shares() -> Tensor:
+    """[1000] sqrt(1 - alpha_bar) of the schedule that velocities are learned on."""
+    return (1 - build_scheduler("v_prediction").alphas_cumprod).sqrt()

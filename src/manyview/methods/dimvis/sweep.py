@@ -1,4 +1,4 @@
-"""Plane sweep of a rig: what the other slots hold along the ray of every latent cell.
+"""Plane sweep of a rig: what the other slots hold along the ray of every latent cell, and its blending.
 
 The rig is the same wherever it starts, so one fixed set of sampling points serves all slots: the ray of a
 cell of slot s meets slot s + k where the ray of that cell of slot 0 meets slot k.
@@ -55,6 +55,35 @@ def look_along_rays(latents: Tensor, clearness: Tensor, num_depths: int) -> Tens
     return torch.cat(seen, dim=1).reshape(b, v, -1, num_depths, h, w)
 
 
+def count_candidates(num_views: int, num_depths: int) -> int:
+    """What `blend` chooses from: nothing, and each other slot at the same cell and at every depth."""
+    return 1 + (num_views - 1) * (1 + num_depths)
+
+
+def blend(latents: Tensor, observed: Tensor, seen: Tensor | None, logits: Tensor) -> Tensor:
+    """[B, V, C, h, w] a weighted mean, cell by cell, of what the observed slots hold.
+
+    The candidates of slot s are zero; slots s + 1, s + 2, ... at the same cell; then each of them along the
+    cell's ray. latents [B, V, C, h, w]; observed bool [B, V]; seen: `look_along_rays`, or None where there is
+    no sweep; logits [B, V, K, h, w] of the K candidates in that order (`count_candidates`). Slots that are
+    not observed, and places outside their images, get no weight.
+    """
+    b, v, c, h, w = latents.shape
+    others = [latents.roll(-turn, dims=1) for turn in range(1, v)]
+    known = torch.stack([observed.roll(-turn, dims=1) for turn in range(1, v)], dim=2)
+    values = [torch.zeros_like(latents)[:, :, None], torch.stack(others, dim=2)]
+    usable = [known.new_ones(b, v, 1, h, w), known[..., None, None].expand(-1, -1, -1, h, w)]
+    if seen is not None:
+        depths = seen.shape[3]
+        along = seen.unflatten(2, (v, c + 1))[:, :, 1:, :c].transpose(3, 4)
+        points = sweep_points(v, depths, h).reshape(v - 1, depths, h, w, 2).to(latents.device)
+        inside = (points.abs() <= 1).all(dim=-1)
+        values.append(along.flatten(2, 3))
+        usable.append((known[..., None, None, None] & inside).flatten(2, 3))
+    weights = logits.masked_fill(~torch.cat(usable, dim=2), float("-inf")).softmax(dim=2)
+    return torch.einsum("bvkhw,bvkchw->bvchw", weights, torch.cat(values, dim=2))
+
+
 class PlaneSweep(nn.Module):
     """A small network that looks at all slots on each plane of the sweep, the same for every plane."""
 
@@ -67,10 +96,8 @@ class PlaneSweep(nn.Module):
             nn.Conv2d(HIDDEN, FEATURES, 1),
         )
 
-    def forward(self, latents: Tensor, clearness: Tensor) -> Tensor:
-        """[B, V, FEATURES * D, h, w] for latents [B, V, C, h, w] whose clearness [B, V] is 1 where they are
-        clean and 0 where they are pure noise."""
-        b, v, _, h, w = latents.shape
-        seen = look_along_rays(latents, clearness, self.num_depths)
-        planes = seen.reshape(b * v, -1, self.num_depths * h, w)
+    def forward(self, seen: Tensor) -> Tensor:
+        """[B, V, FEATURES * D, h, w] from what `look_along_rays` gives."""
+        b, v, _, depths, h, w = seen.shape
+        planes = seen.reshape(b * v, -1, depths * h, w)
         return self.mix(planes).reshape(b, v, -1, h, w)

@@ -79,6 +79,8 @@ class DimvisTask(Task):
             raise InputError(
                 "--grid", options.grid, f"expected rows x columns to divide the {latents.shape[1]} azimuths"
             )
+        if options.blend and prediction != "v_prediction":
+            raise InputError("--blend", prediction, "expected --prediction v_prediction with it")
         self.latents, self.embeddings = latents, embeddings
         self.options, self.prediction = options, prediction
         self.preset: Literal["compact", "paper"] = preset

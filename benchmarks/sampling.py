@@ -32,7 +32,7 @@ from torch import Tensor
 from manyview.bench.orbit4 import all_questions, observed_slots
 from manyview.io.manifest import versions, write_json
 from manyview.methods import load
-from manyview.methods.dimvis.model import DimvisOptions, SlotConditioner, build_denoiser, untile
+from manyview.methods.dimvis.model import DimvisOptions, SlotConditioner, TileDenoiser, build_denoiser
 from manyview.methods.dimvis.pipeline import DimvisPipeline
 from manyview.methods.dimvis.rig import rig_rays
 from manyview.metrics.image import psnr
@@ -128,13 +128,14 @@ def as_loaded(module: Any) -> Any:
 @torch.no_grad()
 def plain_loop(parts: Parts, images: Tensor, observed: Tensor, num_steps: int, guidance: float) -> Tensor:
     """[N, V, 3, H, W] by a loop over the parts that knows nothing of our sampler."""
-    vae, unet, conditioner = parts.vae, parts.unet, parts.conditioner
+    vae, conditioner = parts.vae, parts.conditioner
+    network = TileDenoiser(parts.unet, conditioner)
     scheduler: Any = DDIMScheduler.from_config(parts.scheduler.config)
     scheduler.set_timesteps(num_steps)
     scaling = float(vae.config["scaling_factor"])
     mean = torch.tensor(vae.config.get("latents_mean") or [0.0])[None, :, None, None]
     std = torch.tensor(vae.config.get("latents_std") or [1 / scaling])[None, :, None, None]
-    grid, num_views = conditioner.options.grid, observed.shape[1]
+    num_views = observed.shape[1]
     finished = []
     for index in range(len(images)):
         known = observed[index]
@@ -148,15 +149,15 @@ def plain_loop(parts: Parts, images: Tensor, observed: Tensor, num_steps: int, g
         none = torch.zeros_like(known)
         cells = latents.shape[-1]
         rays = rig_rays(num_views, cells)[None] if conditioner.options.rays else None
-        told = conditioner.context(described, known[None])
-        if guidance != 1.0:
-            told = torch.cat([told, conditioner.context(described, none[None])])
+        rows = torch.stack([known] if guidance == 1.0 else [known, none])
+        both = described.expand(len(rows), -1, -1)
+        seen = None if rays is None else rays.expand(len(rows), -1, -1, -1, -1)
         for timestep in scheduler.timesteps:
-            picture = conditioner.picture(x[None], timestep, known[None], rays)
+            shown = x[None]
             if guidance != 1.0:
                 free = torch.where(keep, scheduler.add_noise(latents, noise, timestep[None]), x)
-                picture = torch.cat([picture, conditioner.picture(free[None], timestep, none[None], rays)])
-            output = untile(unet(picture, timestep, encoder_hidden_states=told).sample, grid)
+                shown = torch.stack([x, free])
+            output = network(shown, timestep, rows, both, rows, seen)
             answer = output[0] if guidance == 1.0 else output[1] + guidance * (output[0] - output[1])
             x = torch.where(keep, latents, scheduler.step(answer, timestep, x).prev_sample)
         drawn = (vae.decode(x * std + mean).sample / 2 + 0.5).clamp(0, 1)
@@ -230,7 +231,8 @@ def make_sets(count: int, num_references: int, size: int) -> tuple[Tensor, Tenso
 def random_pipeline() -> DimvisPipeline:
     """Fresh weights of the compact size."""
     torch.manual_seed(0)
-    denoiser = build_denoiser("compact", DimvisOptions(slot_embedding=True, slot_time=True)).eval()
+    options = DimvisOptions(slot_embedding=True, slot_time=True, aligned=True, sweep_depths=12, blend=True)
+    denoiser = build_denoiser("compact", options).eval()
     return DimvisPipeline(
         vae=build_autoencoder().eval(),
         image_encoder=build_image_encoder().eval(),

@@ -21,7 +21,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from diffusers import AutoencoderKL
@@ -58,7 +58,7 @@ NUM_OBJECTS = 3000
 """Procedural objects, of the seeds 0, 1, 2, ..."""
 MESH_TURNS = 6
 """Random placements of every training mesh, each an example of its own."""
-MESH_REPEATS = 2
+MESH_REPEATS = 3
 """How often the denoisers see the placed meshes where they see a procedural object once."""
 
 
@@ -75,11 +75,12 @@ class Part:
     weight_decay: float
     seed: int
     validate_every: int = 0
+    optimizer: Literal["adamw", "muon"] = "adamw"
     options: Mapping[str, Any] = field(default_factory=dict)
     """Further options of the task. `shares`: how often procedural objects and meshes are drawn from."""
 
 
-DENOISER = {"steps": 2000, "batch_size": 16, "lr": 8e-4, "warmup_steps": 100}
+DENOISER = {"steps": 5000, "batch_size": 16, "lr": 1e-3, "warmup_steps": 50, "optimizer": "muon"}
 PARTS = {
     # A fresh codec sees small crops and many negatives, which teach it colour; then larger, truer ones.
     "vae_48": Part(
@@ -139,7 +140,7 @@ PARTS = {
     "dimvis": Part(
         stage="dimvis",
         **DENOISER,
-        ema_decay=0.995,
+        ema_decay=0.998,
         weight_decay=0.01,
         seed=0,
         validate_every=500,
@@ -147,17 +148,19 @@ PARTS = {
             "slot_embedding": True,
             "slot_time": True,
             "aligned": True,
-            "rays": False,
+            "sweep_depths": 12,
+            "blend": True,
             "prediction": "v_prediction",
+            "time_exponent": 0.7,
         },
     ),
     "one2one": Part(
         stage="one2one",
         **DENOISER,
-        ema_decay=0.995,
+        ema_decay=0.998,
         weight_decay=0.01,
         seed=0,
-        options={"prediction": "v_prediction"},
+        options={"prediction": "v_prediction", "time_exponent": 0.7},
     ),
 }
 
@@ -259,6 +262,7 @@ class Making:
             steps=steps,
             batch_size=part.batch_size,
             lr=part.lr,
+            optimizer=part.optimizer,
             warmup_steps=min(part.warmup_steps, steps // 10),
             ema_decay=part.ema_decay,
             weight_decay=part.weight_decay,
@@ -290,6 +294,7 @@ class Making:
         latents, embeddings = self._encode([folders[0], *folders[1:] * MESH_REPEATS])
         shared = {
             "prediction": options.pop("prediction"),
+            "time_exponent": options.pop("time_exponent"),
             "seed": part.seed,
             "data_name": f"{scaled(NUM_OBJECTS, self.given.scale)} procedural objects, "
             f"{MESH_REPEATS} x meshes in {MESH_TURNS} placements",

@@ -1,4 +1,4 @@
-"""What the paper leaves open, decided by training: slot marks, slot times, aligned slots, noise or velocity.
+"""What the paper leaves open, decided by training: noise or velocity, slot marks and times, what slots see.
 
     python papers/dimvis/ablation.py --data PROCEDURAL YCB --validation YCB_VAL --scenes SCENES --work runs
 
@@ -30,13 +30,18 @@ from manyview.methods import load
 from manyview.weights.bundle import COMPACT, write_bundle
 
 ROOT = Path(__file__).resolve().parents[2]
+_MARKS = ["--slot-embedding", "--slot-time"]
 VARIANTS = {
     "as printed": ["--prediction", "epsilon"],
     "velocity": [],
     "velocity, slot embedding": ["--slot-embedding"],
     "velocity, slot time": ["--slot-time"],
-    "velocity, slot embedding, slot time": ["--slot-embedding", "--slot-time"],
-    "velocity, slot embedding, slot time, aligned": ["--slot-embedding", "--slot-time", "--aligned"],
+    "velocity, slot embedding, slot time": _MARKS,
+    "the same, aligned": [*_MARKS, "--aligned"],
+    "the same, aligned, sweep": [*_MARKS, "--aligned", "--sweep-depths", "12"],
+    "the same, aligned, blend": [*_MARKS, "--aligned", "--blend"],
+    "the same, aligned, sweep, blend": [*_MARKS, "--aligned", "--sweep-depths", "12", "--blend"],
+    "all of it, AdamW": [*_MARKS, "--aligned", "--sweep-depths", "12", "--blend", "--optimizer", "adamw"],
 }
 
 

@@ -209,12 +209,30 @@ def test_rays_are_trained(trained: Path, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run/export/conditioner/config.json").read_text())["rays"] is True
 
 
+def test_sweep_and_blend_are_trained_and_gone_on_with(trained: Path, tmp_path: Path) -> None:
+    words = ["train", "dimvis", "--data", str(trained / "packed"), *networks(trained), *SHORT]
+    assert main([*words, "--out", str(tmp_path / "plain")]) == 0
+    grown = ["--sweep-depths", "2", "--blend", "--time-exponent", "0.5", "--optimizer", "muon"]
+    grown += ["--initial", str(tmp_path / "plain/export")]
+    assert main([*words, *grown, "--out", str(tmp_path / "run")]) == 0
+    record = json.loads((tmp_path / "run/train.json").read_text())
+    assert record["settings"]["time_exponent"] == 0.5
+    assert record["config"]["optimizer"] == "muon"
+    unet = json.loads((tmp_path / "run/export/unet/config.json").read_text())
+    assert unet["in_channels"] == 8 + 2 * 6
+    assert unet["out_channels"] == 8 + 1 + 3 * 3
+
+
 @pytest.mark.parametrize(
     ("target", "words", "parts"),
     [
         ("vae", ("--rays",), ["--rays", "vae", "only for dimvis"]),
         ("dimvis", ("--crop", "32"), ["--crop", "only for vae"]),
-        ("one2one", ("--initial", "."), ["--initial", "vae and dimvis"]),
+        ("image_encoder", ("--initial", "."), ["--initial", "vae and dimvis and one2one"]),
+        ("one2one", ("--blend",), ["--blend", "only for dimvis"]),
+        ("dimvis", ("--blend", "--prediction", "epsilon"), ["--blend", "v_prediction"]),
+        ("dimvis", ("--time-exponent", "0"), ["--time-exponent", "0.1"]),
+        ("dimvis", ("--optimizer", "sgd"), ["--optimizer", "muon"]),
         ("dimvis", ("--shares", "1"), ["--shares", "vae and image_encoder"]),
         ("vae", ("--crop", "20"), ["--crop", "20", "multiple of 8"]),
         ("vae", ("--negatives", "1.5"), ["--negatives", "0 to 1"]),

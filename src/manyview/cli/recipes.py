@@ -25,8 +25,8 @@ Preset = Literal["compact", "paper"]
 DEFAULTS = {
     "vae": TrainConfig(steps=20_000, batch_size=16, lr=2e-3),
     "image_encoder": TrainConfig(steps=6_000, batch_size=64, lr=1e-3),
-    "dimvis": TrainConfig(steps=40_000, batch_size=16, lr=4e-4),
-    "one2one": TrainConfig(steps=40_000, batch_size=16, lr=4e-4),
+    "dimvis": TrainConfig(steps=20_000, batch_size=16, lr=1e-3, optimizer="muon"),
+    "one2one": TrainConfig(steps=20_000, batch_size=16, lr=1e-3, optimizer="muon"),
 }
 TARGETS = tuple(DEFAULTS)
 _DENOISERS = ("dimvis", "one2one")
@@ -133,6 +133,8 @@ def check_recipe(recipe: Recipe) -> None:
     check_range("--time-exponent", recipe.time_exponent, 0.1, 10)
     if recipe.crop % 8:
         raise InputError("--crop", recipe.crop, "expected a multiple of 8, the side of a latent cell")
+    if recipe.blend and recipe.prediction != "v_prediction":
+        raise InputError("--blend", recipe.prediction, "expected --prediction v_prediction with it")
     if recipe.cache is not None and recipe.cache.is_file():
         raise InputError("--cache", str(recipe.cache), "is a file, expected a folder")
     for folder in recipe.data:

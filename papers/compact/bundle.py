@@ -3,9 +3,10 @@
     python papers/compact/bundle.py --vae runs/vae/export --image-encoder runs/image_encoder/export \
         --dimvis runs/dimvis/export --one2one runs/one2one/export
 
-Components left out keep what is there. `--guidance 3 1 1` records, for DiMViS, the guidance found on
-validation objects for 1, 2 and 3 references (papers/dimvis/choose_guidance.py). With `--out DIR` the method m
-is then `manyview.load(m, weights="DIR/m")`.
+Components left out keep what is there. For DiMViS, `--guidance 3 1 1` records the guidance found on
+validation objects for 1, 2 and 3 references (papers/dimvis/choose_guidance.py), `--sampler dpm 4` the solver
+and steps of answers for which none are asked. With `--out DIR` the method m is then
+`manyview.load(m, weights="DIR/m")`.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from manyview.errors import InputError
+from manyview.sampling.solvers import SOLVERS
 from manyview.weights.bundle import BUNDLE_FILE, COMPACT, write_bundle
 
 LICENCE = "Apache-2.0 (trained by the manyview authors on procedural objects and YCB scans, CC BY 4.0)"
@@ -34,10 +37,12 @@ def main(words: Sequence[str] | None = None) -> int:
         flag = "--" + name.replace("_", "-")
         parser.add_argument(flag, type=Path, help="export folder of its training run")
     parser.add_argument("--guidance", type=float, nargs="*", help="DiMViS guidance for 1, 2, 3 references")
+    parser.add_argument("--sampler", nargs=2, metavar=("SOLVER", "STEPS"), help="DiMViS solver and steps")
     parser.add_argument("--out", type=Path, default=COMPACT, help="folder of the bundles; the package's")
     given = parser.parse_args(words)
     try:
-        write(given.out, {name: getattr(given, name) for name in (*SHARED, *METHODS)}, given.guidance)
+        exports = {name: getattr(given, name) for name in (*SHARED, *METHODS)}
+        write(given.out, exports, given.guidance, given.sampler)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -46,9 +51,21 @@ def main(words: Sequence[str] | None = None) -> int:
     return 0
 
 
-def write(out: Path, exports: dict[str, Path | None], guidance: list[float] | None) -> None:
+def write(
+    out: Path,
+    exports: dict[str, Path | None],
+    guidance: list[float] | None,
+    sampler: tuple[str, str] | None = None,
+) -> None:
     """Bundles of every method that is given or already in `out`. Raises `InputError` before any copy if an
     export lacks a component, or a method would be left without a codec or an image encoder."""
+    chosen: dict[str, Any] = {}
+    if guidance is not None:
+        chosen["guidance_by_references"] = guidance
+    if sampler is not None:
+        if sampler[0] not in SOLVERS or not sampler[1].isdigit() or int(sampler[1]) < 1:
+            raise InputError("--sampler", " ".join(sampler), f"expected one of {SOLVERS} and its steps")
+        chosen |= {"solver": sampler[0], "steps": int(sampler[1])}
     copies: list[tuple[Path, Path]] = []
     for name, source in exports.items():
         if source is None:
@@ -74,8 +91,8 @@ def write(out: Path, exports: dict[str, Path | None], guidance: list[float] | No
         settings = {}
         if (folder / BUNDLE_FILE).is_file():
             settings = json.loads((folder / BUNDLE_FILE).read_text())["settings"]
-        if method == "dimvis" and guidance is not None:
-            settings["guidance_by_references"] = guidance
+        if method == "dimvis":
+            settings |= chosen
         write_bundle(
             folder,
             name="compact",

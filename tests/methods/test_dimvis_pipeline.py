@@ -277,3 +277,16 @@ def test_bfloat16_runs() -> None:
     result = pipeline(pictures(1), num_steps=2, guidance=2.0)
     assert result.views.images.dtype == torch.float32
     assert bool(torch.isfinite(result.views.images).all())
+
+
+def test_weights_may_bring_their_own_sampler() -> None:
+    pipeline = tiny_pipeline()
+    assert pipeline.choose_sampler(None, None) == ("ddim", 50)
+    pipeline.register_to_config(default_solver="dpm", default_steps=3)
+    assert pipeline.choose_sampler(None, None) == ("dpm", 3)
+    assert pipeline.choose_sampler("dpm", None) == ("dpm", 3)
+    assert pipeline.choose_sampler("ddim", None) == ("ddim", 50)
+    assert pipeline.choose_sampler(None, 7) == ("dpm", 7)
+    views = Views(images=torch.rand(1, 3, 16, 16))
+    told = pipeline(views).manifest["options"]
+    assert (told["solver"], told["steps"]) == ("dpm", 3)

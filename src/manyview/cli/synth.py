@@ -55,12 +55,13 @@ class Options:
     """Which train_test_split file of the scene says what is given, if it has several."""
     targets: str | None = None
     """Cameras to draw, for methods that need them: orbit:16, yaw:-40:40:9, or a transforms.json."""
-    steps: int = 50
-    """Denoising steps."""
+    steps: int | None = None
+    """Denoising steps; when not given, the choice that goes with the weights, else 50."""
     guidance: float | None = None
     """Guidance strength; when not given, the choice that goes with the weights."""
-    solver: Literal["ddim", "dpm", "unipc"] = "ddim"
-    """ddim is the papers'; the others need fewer steps."""
+    solver: Literal["ddim", "dpm", "unipc"] | None = None
+    """ddim is the papers', the others need fewer steps; when not given, the choice that goes with the
+    weights, else ddim."""
     samples: int = 1
     """How many results to draw; with two or more, all and their spread are written as well."""
     compute: Annotated[ComputeFlags, tyro.conf.arg(name="")] = field(default_factory=ComputeFlags)

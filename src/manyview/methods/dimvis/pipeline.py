@@ -46,12 +46,18 @@ class DimvisPipeline(DiffusionPipeline):
         conditioner: SlotConditioner,
         scheduler: DDIMScheduler,
         guidance_by_references: list[float] | tuple[float, ...] = (),
+        default_solver: Solver = "ddim",
+        default_steps: int = 50,
     ) -> None:
         super().__init__()
         self.register_modules(
             vae=vae, image_encoder=image_encoder, unet=unet, conditioner=conditioner, scheduler=scheduler
         )
-        self.register_to_config(guidance_by_references=list(guidance_by_references))
+        self.register_to_config(
+            guidance_by_references=list(guidance_by_references),
+            default_solver=default_solver,
+            default_steps=default_steps,
+        )
         self.bundle: Bundle | None = None
         # Convolutions on a CPU are a fifth faster in this layout; the values stay the same.
         for part in (vae, unet):
@@ -71,6 +77,8 @@ class DimvisPipeline(DiffusionPipeline):
             conditioner=SlotConditioner.from_pretrained(part["conditioner"], **wanted),
             scheduler=cast(DDIMScheduler, DDIMScheduler.from_pretrained(part["scheduler"])),
             guidance_by_references=bundle.settings.get("guidance_by_references", ()),
+            default_solver=bundle.settings.get("solver", "ddim"),
+            default_steps=bundle.settings.get("steps", 50),
         )
         pipeline.bundle = bundle
         return pipeline
@@ -106,10 +114,10 @@ class DimvisPipeline(DiffusionPipeline):
         *,
         seed: int = 0,
         slots: tuple[int, ...] | None = None,
-        num_steps: int = 50,
+        num_steps: int | None = None,
         guidance: float | None = None,
         num_samples: int = 1,
-        solver: Solver = "ddim",
+        solver: Solver | None = None,
         unconditional: Unconditional = "renoised",
         batch_size: int = 8,
         progress: Progress | None = None,
@@ -120,7 +128,8 @@ class DimvisPipeline(DiffusionPipeline):
         (default: from their cameras, else 0, 1, ...); guidance: classifier-free guidance scale (default:
         the value found on validation objects for this number of references, else 1); num_samples: how
         many answers to draw: the first is returned in `views`, all in `samples`, and `spread` is their
-        deviation per pixel. Raises `InputError` before any network runs.
+        deviation per pixel; num_steps, solver: default those found on validation objects, recorded in the
+        weights, else the paper's 50 steps of DDIM. Raises `InputError` before any network runs.
         """
         started = time.perf_counter()
         if num_samples < 1:
@@ -128,6 +137,7 @@ class DimvisPipeline(DiffusionPipeline):
         chosen = choose_slots(views, self.num_views, slots)
         if guidance is None:
             guidance = self.default_guidance(len(chosen))
+        solver, num_steps = self.choose_sampler(solver, num_steps)
         size = self.resolution
         given, _ = resize_area(views.over(1.0)[views.observed], size, size)
         cameras = rig_cameras(views, chosen, self.num_views, size)
@@ -168,6 +178,13 @@ class DimvisPipeline(DiffusionPipeline):
                 seconds=time.perf_counter() - started,
             ),
         )
+
+    def choose_sampler(self, solver: Solver | None, num_steps: int | None) -> tuple[Solver, int]:
+        """What is given, and the weights' choice for what is not; their steps go with their solver only."""
+        own: Solver = self.config["default_solver"]
+        if num_steps is None:
+            num_steps = int(self.config["default_steps"]) if solver in (None, own) else 50
+        return solver or own, num_steps
 
     def default_guidance(self, num_references: int) -> float:
         """The guidance chosen on validation objects for this many references, else 1 (none)."""

@@ -76,15 +76,17 @@ class One2OnePipeline(DiffusionPipeline):
         targets: Cameras,
         *,
         seed: int = 0,
-        num_steps: int = 50,
+        num_steps: int | None = None,
         guidance: float = 1.0,
-        solver: Solver = "ddim",
+        solver: Solver | None = None,
     ) -> Result:
-        """The first observed view and one drawn view for every target camera.
+        """The first observed view and one drawn view for every target camera, by 50 steps of DDIM where
+        nothing else is given.
 
         Raises `InputError` where the views have no cameras, before any network runs.
         """
         started = time.perf_counter()
+        num_steps, solver = 50 if num_steps is None else num_steps, solver or "ddim"
         if views.cameras is None:
             raise InputError("INPUT", "no cameras", "expected the camera of the given view (transforms.json)")
         if not bool(views.observed.any()):

@@ -27,6 +27,7 @@ _OPTIONS = (
     "batch_size",
     "accumulate",
     "lr",
+    "optimizer",
     "warmup_steps",
     "weight_decay",
     "ema_decay",

@@ -15,7 +15,7 @@ from manyview.cli.shell import command_module
 SNAPSHOT = Path(__file__).parent / "flags.txt"
 
 
-def rows(options: type, command: str) -> list[str]:
+def rows(options: type, command: str, prefix: str = "") -> list[str]:
     """One line a flag: command, flag, type, default."""
     hints = typing.get_type_hints(options, include_extras=True)
     found = []
@@ -23,10 +23,12 @@ def rows(options: type, command: str) -> list[str]:
         hint = hints[field.name]
         plain = typing.get_args(hint)[0] if typing.get_origin(hint) is typing.Annotated else hint
         if dataclasses.is_dataclass(plain) and isinstance(plain, type):
-            found += rows(plain, command)  # a group of shared flags, without a prefix
+            # Shared flags are annotated to have no prefix; options of a part of the work have its name.
+            shared = typing.get_origin(hint) is typing.Annotated
+            found += rows(plain, command, prefix if shared else f"{prefix}{field.name}.")
             continue
         positional = "Positional" in repr(hint)
-        name = field.name.upper() if positional else "--" + field.name.replace("_", "-")
+        name = field.name.upper() if positional else "--" + (prefix + field.name).replace("_", "-")
         default = "required" if field.default is dataclasses.MISSING else repr(field.default)
         kind = plain.__name__ if isinstance(plain, type) and not typing.get_args(plain) else str(plain)
         found.append(f"{command} {name} {kind.replace('typing.', '').replace('pathlib.', '')} {default}")

@@ -11,7 +11,13 @@ import pytest
 import torch
 import trimesh
 
-from manyview.data.render.jobs import INDEX_NAME, find_meshes, render_dataset, scene_sources
+from manyview.data.render.jobs import (
+    INDEX_NAME,
+    find_meshes,
+    render_dataset,
+    render_procedural,
+    scene_sources,
+)
 from manyview.data.render.protocols import protocol_cameras
 from manyview.errors import InputError
 from manyview.geometry.trajectories import spherical_angles
@@ -156,8 +162,8 @@ def test_bad_meshes_cost_only_themselves(meshes: Path, tmp_path: Path) -> None:
     ("options", "words"),
     [
         ({"engine": "slow"}, "fast or cycles"),
-        ({"protocol": "square"}, "orbit16 or random"),
-        ({"protocol": "orbit16", "num_views": 4}, "16 views"),
+        ({"protocol": "square"}, "orbit16 or orbit32 or random"),
+        ({"protocol": "orbit16", "num_views": 4}, "its own number"),
         ({"samples": 5}, "square number"),
         ({"size": 2}, "8 to 8192"),
         ({"up": "x"}, "expected y or z"),
@@ -232,3 +238,19 @@ def test_orbit16_is_the_papers() -> None:
     torch.testing.assert_close(elevation, torch.full((16,), 30.0))
     # 35 mm on 32 mm over 256 pixels: 280 pixels.
     assert cameras.K[0, 0, 0] == 280
+
+
+def test_orbit32_holds_out_the_views_between(tmp_path: Path) -> None:
+    render_procedural(5, 1, tmp_path / "set", protocol="orbit32", size=16, samples=1)
+    views = read_scene(tmp_path / "set" / "000005", split=16)
+    assert views.observed.tolist() == [True] * 16 + [False] * 16
+    assert views.cameras is not None
+    azimuth, elevation, distance = spherical_angles(views.cameras.centers)
+    torch.testing.assert_close(azimuth[16:], azimuth[:16] + 11.25, atol=1e-3, rtol=0)
+    torch.testing.assert_close(elevation[:16], torch.full((16,), 30.0), atol=1e-3, rtol=0)
+    held = elevation[16:].sort().values
+    assert 15 <= float(held[0]) < 19
+    assert 41 < float(held[-1]) <= 45
+    # Spread: no gap of more than twice the mean step of 30 / 16 degrees.
+    assert float(held.diff().max()) < 3.75
+    torch.testing.assert_close(distance, torch.full((32,), 1.5))

@@ -237,3 +237,20 @@ def test_images_hold_alpha_as_mask(tmp_path: Path) -> None:
     assert alpha is not None
     assert to_uint8(alpha).unique().tolist() == [0, 255]
     assert torch.equal(color, views.images[0])
+
+
+def test_max_side_shrinks_in_shape_and_moves_cameras(tmp_path: Path) -> None:
+    views = Views(
+        images=torch.rand(3, 3, 24, 48), cameras=ring(3, 24, 48), depths=torch.rand(3, 1, 24, 48) + 1
+    )
+    write_scene(views, tmp_path / "scene")
+    small = read_scene(tmp_path / "scene", max_side=16)
+    assert small.size == (8, 16)
+    # Blocks of 3 x 3 pixels become one; 8-bit rounding of the file is below 1/500.
+    expected = views.images.unfold(2, 3, 3).unfold(3, 3, 3).mean(dim=(4, 5))
+    torch.testing.assert_close(small.images, expected, atol=2e-3, rtol=0)
+    assert views.cameras is not None
+    assert small.cameras is not None
+    torch.testing.assert_close(small.cameras.K[:, :2] * 3, views.cameras.K[:, :2])
+    assert small.cameras.sizes.tolist() == [[8, 16]] * 3
+    assert read_scene(tmp_path / "scene", max_side=48).size == (24, 48)

@@ -10,9 +10,11 @@ from manyview import __version__
 # Command -> its line in the overview. The module of the same name holds its flags and its work.
 COMMANDS = {
     "synth": "some views of an object into the missing ones",
+    "reconstruct": "posed views into splats, a neural field, or a textured mesh",
     "render": "meshes into a data set of posed views",
     "train": "train one part of a method on a data set",
     "eval": "score a method or a folder of results under a paper's protocol",
+    "view": "look at a scene or result in the browser, or export it as one html file",
     "doctor": "check this installation and say how to mend it",
 }
 

@@ -29,6 +29,7 @@ _EXTRAS = {
     "render": ("bpy", "manyview render --engine cycles"),
     "bench": ("stlpips_pytorch", "the perceptual metric of manyview eval"),
     "viewer": ("viser", "the browser view"),
+    "spz": ("gsply", "splats in .spz files"),
 }
 
 

@@ -17,7 +17,8 @@ from manyview.errors import InputError
 if TYPE_CHECKING:
     import torch
 
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+_UNITS = {"": 1, "B": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+_UNITS |= {"K": 10**3, "M": 10**6, "G": 10**9, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +64,10 @@ def torch_dtype(name: Literal["fp32", "bf16", "fp16"]) -> torch.dtype:
 
 
 def parse_bytes(text: str) -> int:
-    """Bytes in a size such as `8GB` (10^9) or `500MiB` (2^20). Raises `InputError` for anything else."""
+    """Bytes in a size such as `8GB` or `8G` (10^9) or `500MiB` (2^20).
+
+    Raises `InputError` for anything else.
+    """
     match = re.fullmatch(r"([0-9]*\.?[0-9]+)\s*([A-Za-z]*)", text.strip())
     if match is None or match[2].upper() not in _UNITS or float(match[1]) <= 0:
         raise InputError("--max-memory", text, "expected a positive size such as 8GB or 500MiB")

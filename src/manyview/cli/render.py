@@ -28,8 +28,9 @@ class Options:
     objects of COUNT seeds from FIRST on."""
     out: Path
     """Folder of the data set; one begun with the same options is gone on with."""
-    protocol: Literal["orbit16", "random"] = "orbit16"
-    """Cameras: 16 azimuths at elevation 30 degrees, or random ones from 10 degrees below to 40 above."""
+    protocol: Literal["orbit16", "orbit32", "random"] = "orbit16"
+    """Cameras: 16 azimuths at elevation 30 degrees; orbit32 adds 16 between them that the split holds out; or
+    random ones from 10 degrees below to 40 above."""
     num_views: int = 16
     """Cameras of the protocol random."""
     size: int = 256

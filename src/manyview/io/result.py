@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -65,7 +65,14 @@ class Result:
                 "samples", tuple(self.samples.shape), f"expected [S, {count}, 3, {height}, {width}]"
             )
 
-    def save(self, path: str | os.PathLike[str], force: bool = False, *, video: bool = True) -> None:
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        force: bool = False,
+        *,
+        video: bool = True,
+        also: Callable[[Path], None] | None = None,
+    ) -> None:
         """Write the folder, all or nothing: a scene (see io/scene.py) and, where there is such a thing,
 
         - `manifest.json`, `metrics.json`, `mesh.glb`, `splats.ply`,
@@ -73,7 +80,8 @@ class Result:
         - `video.mp4`: the views in order over white, 8 a second (not for a single view),
         - `spread/<name>.png`: 16-bit grey, 65535 = 1, and `samples/<s>/<name>.png`.
 
-        Raises `InputError` for a filled folder without `force`, a full disk, and splats that cannot write
+        `also` gets the folder before it takes its place, to write more into it. Raises `InputError` for a
+        filled folder without `force`, a full disk, and splats that cannot write
         themselves.
         """
         if self.splats is not None and not isinstance(self.splats, WritesPly):
@@ -100,6 +108,8 @@ class Result:
                 self.splats.write_ply(folder / "splats.ply")
             if self.metrics is not None:
                 write_json(folder / "metrics.json", self.metrics)
+            if also is not None:
+                also(folder)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Result:

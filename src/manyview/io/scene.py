@@ -55,6 +55,7 @@ def read_scene(
     path: str | os.PathLike[str],
     *,
     size: int | None = None,
+    max_side: int | None = None,
     fit: Literal["pad", "crop"] = "pad",
     background: float = 1.0,
     split: int | None = None,
@@ -64,11 +65,13 @@ def read_scene(
 
     `size`: pixels a side of square views; others are made square first by `fit` (centred; border of
     `background` or middle cut out), then averaged by area; cameras follow. Without it all images must have
-    one size. Colour is straight, as `Views` wants it, and hidden pixels (mask 0) hold `background`. A
-    `mask_path` wins over the alpha channel. `split`: n of train_test_split_<n>.json; its train frames are
-    observed, its test frames not (their images may be absent, they are zeros then), frames in neither are
-    left out. Without it all are observed. Raises `InputError`: no such folder, no images, missing files (in
-    one line), images whose size is not the camera's, sizes that differ.
+    one size; with `max_side` larger ones are averaged down to that longer side in their own shape, one by
+    one, so that many large images need little memory. Colour is straight, as `Views` wants it, and hidden
+    pixels (mask 0) hold `background`. A `mask_path` wins over the alpha channel. `split`: n of
+    train_test_split_<n>.json; its train frames are observed, its test frames not (their images may be
+    absent, they are zeros then), frames in neither are left out. Without it all are observed. Raises
+    `InputError`: no such folder, no images, missing files (in one line), images whose size is not the
+    camera's, sizes that differ.
     """
     folder = Path(path)
     if folder.is_file() and folder.name != "transforms.json":
@@ -93,9 +96,15 @@ def read_scene(
         mask = masks[index] if masks else None
         depth = depths[index] if depths else None
         frame = _read_frame(files[index], mask, depth, expected, argument)
-        frames.append(frame if size is None else _fit_frame(frame, size, fit, background))
+        if size is not None:
+            frame = _fit_frame(frame, size, fit, background)
+        elif max_side is not None:
+            frame = _shrink_frame(frame, max_side)
+        frames.append(frame)
     if size is not None and given_cameras is not None:
         given_cameras = _fit_cameras(given_cameras, size, fit)
+    elif max_side is not None and given_cameras is not None:
+        given_cameras = _shrink_cameras(given_cameras, max_side)
     names = tuple(files[index].stem for index in order)
     return _stack(frames, given_cameras, observed, names, background, folder, argument)
 
@@ -261,6 +270,32 @@ def _fit_frame(frame: _Frame, size: int, fit: Literal["pad", "crop"], background
         # Nearest: averaging across an edge would invent a surface between front and back.
         depth = F.interpolate(_square(depth, None, fit, 0.0)[0][None], (size, size), mode="nearest-exact")[0]
     return _Frame(image, mask, depth)
+
+
+def _shrink_frame(frame: _Frame, max_side: int) -> _Frame:
+    height, width = frame.image.shape[-2:]
+    smaller = _shrunk(height, width, max_side)
+    if smaller == (height, width):
+        return frame
+    image, mask = resize_area(frame.image, *smaller, frame.mask)
+    depth = frame.depth
+    if depth is not None:
+        depth = F.interpolate(depth[None], smaller, mode="nearest-exact")[0]
+    return _Frame(image, mask, depth)
+
+
+def _shrink_cameras(cameras: Cameras, max_side: int) -> Cameras:
+    smaller = [_shrunk(height, width, max_side) for height, width in cameras.sizes.tolist()]
+    parts = [cameras[index].resized(*size) for index, size in enumerate(smaller)]
+    return dataclasses.replace(
+        cameras, K=torch.cat([part.K for part in parts]), sizes=torch.cat([part.sizes for part in parts])
+    )
+
+
+def _shrunk(height: int, width: int, max_side: int) -> tuple[int, int]:
+    """(height, width) with the longer one at most `max_side`."""
+    factor = min(1.0, max_side / max(height, width))
+    return max(1, round(height * factor)), max(1, round(width * factor))
 
 
 def _square(

@@ -29,7 +29,7 @@ from manyview.data.procedural import make_object, render_object, to_trimesh
 from manyview.data.render.cycles import CyclesOptions, render_cycles, require_cycles
 from manyview.data.render.fast import FastOptions, render_fast
 from manyview.data.render.meshes import MESH_SUFFIXES, RenderMesh, UpAxis, load_mesh, unit_glb_bytes
-from manyview.data.render.protocols import ProtocolName, check_protocol, protocol_cameras
+from manyview.data.render.protocols import ProtocolName, check_protocol, held_out, protocol_cameras
 from manyview.errors import InputError
 from manyview.io.atomic import write_text_atomic, writing_folder
 from manyview.io.images import natural_key
@@ -213,6 +213,8 @@ def _render_items(
                     kept.append(name)
                 else:
                     views, mesh = item.render(cameras_of(name))
+                    unseen = held_out(options["protocol"], len(views)).to(views.observed.device)
+                    views = dataclasses.replace(views, observed=~unseen)
                     # Where a scene stands already, it is of another version of the mesh, or not in the index.
                     with writing_folder(out / name, force=True) as folder:
                         fill_scene(views if with_depth else dataclasses.replace(views, depths=None), folder)

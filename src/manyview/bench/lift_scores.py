@@ -1,0 +1,53 @@
+"""How good a reconstruction is: held-out views, fitted views, and the true mesh where there is one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from manyview.metrics.geometry import geometry_scores
+from manyview.metrics.image import psnr, ssim_skimage
+from manyview.types import Views
+
+if TYPE_CHECKING:
+    import trimesh
+
+_SMALLEST = 7
+"""Pixels a side that SSIM's window needs."""
+_HIGHEST_PSNR = 100.0
+
+
+def score_views(drawn: Views, real: Views) -> dict[str, Any]:
+    """Mean PSNR and SSIM of drawn against real views, both over white, and the PSNR of each by name.
+
+    An exact view counts as 100 dB, so that means stay finite.
+    """
+    shown, wanted = drawn.over(1.0).cpu().clamp(0, 1), real.over(1.0).cpu()
+    values = psnr(shown, wanted).clamp_max(_HIGHEST_PSNR)
+    names = real.names or tuple(f"{index:03d}" for index in range(len(real)))
+    scores: dict[str, Any] = {"psnr": {"mean": float(values.mean())}}
+    if min(real.size) >= _SMALLEST:
+        scores["ssim_skimage"] = {"mean": float(ssim_skimage(shown, wanted).mean())}
+    by_name = {name: round(float(value), 3) for name, value in zip(names, values, strict=True)}
+    return {"metrics": scores, "views": len(real), "psnr_by_view": by_name}
+
+
+def score_mesh(
+    mesh: trimesh.Trimesh, target: trimesh.Trimesh, *, seed: int = 0
+) -> dict[str, dict[str, float]]:
+    """Scores of `metrics.geometry`, both meshes moved and scaled together so that the target is centred and
+    its longest side is 1."""
+    low, high = target.bounds
+    scale = 1 / max(float((high - low).max()), 1e-300)
+    pair = [mesh.copy(), target.copy()]
+    for part in pair:
+        part.apply_translation(-(low + high) / 2)
+        part.apply_scale(scale)
+    return {name: {"mean": value} for name, value in geometry_scores(*pair, seed=seed).items()}
+
+
+def has_image(views: Views) -> torch.Tensor:
+    """bool [V]: views whose image is known, not the zeros that stand for a missing file."""
+    shown = views.images.flatten(1).any(dim=1)
+    return shown if views.masks is None else shown | views.masks.flatten(1).any(dim=1)

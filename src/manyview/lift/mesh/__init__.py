@@ -1,0 +1,1 @@
+"""Meshes out of fields, and their textures out of views."""

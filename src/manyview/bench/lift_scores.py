@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from manyview.metrics.geometry import geometry_scores
 from manyview.metrics.image import psnr, ssim_skimage
 from manyview.types import Views
@@ -49,9 +47,3 @@ def score_mesh(
         part.apply_translation(-(low + high) / 2)
         part.apply_scale(scale)
     return {name: {"mean": value} for name, value in geometry_scores(*pair, seed=seed).items()}
-
-
-def has_image(views: Views) -> torch.Tensor:
-    """bool [V]: views whose image is known, not the zeros that stand for a missing file."""
-    shown = views.images.flatten(1).any(dim=1)
-    return shown if views.masks is None else shown | views.masks.flatten(1).any(dim=1)

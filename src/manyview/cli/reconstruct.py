@@ -20,6 +20,7 @@ from manyview.cli.flags import (
     parse_bytes,
     torch_device,
 )
+from manyview.cli.rig import choose_split
 from manyview.cli.shell import Answer
 from manyview.errors import InputError
 from manyview.io.atomic import write_text_atomic
@@ -128,8 +129,9 @@ def run(options: Options, progress: Progress) -> Answer:
         mesh=options.mesh,
     )
     chosen.check()
-    split = lift_task.choose_split(options.scene, options.split)
-    max_side = choose_side(options, lift_task.frame_sizes(options.scene))
+    split = choose_split(lift_task.scene_folder(options.scene), options.split)
+    sizes = lift_task.frame_sizes(options.scene)
+    max_side = choose_side(options, sizes)
     task = lift_task.read_task(
         options.scene,
         use=options.use,
@@ -174,7 +176,7 @@ def run(options: Options, progress: Progress) -> Answer:
         "out": str(options.out),
         **record,
     }
-    shrunk = max(task.views.size) < max(max(size) for size in lift_task.frame_sizes(options.scene))
+    shrunk = max(task.views.size) < max(max(size) for size in sizes)
     lines = [f"images averaged down to {max(task.views.size)} pixels (--max-side)"] if shrunk else []
     lines += [
         lift_task.describe(record),

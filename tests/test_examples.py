@@ -13,6 +13,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
+from manyview.io.glb import read_glb
 from manyview.io.result import Result
 from manyview.methods.dimvis.model import SlotConditioner
 from manyview.methods.dimvis.pipeline import DimvisPipeline
@@ -111,6 +112,16 @@ def test_own_data_set(weights: Path, tmp_path: Path) -> None:
     assert again.returncode == 2
     assert again.stderr.startswith("error: --out: ")
     assert again.stderr.count("\n") == 1
+
+
+def test_views_to_mesh(tmp_path: Path) -> None:
+    done = run("04_views_to_mesh.py", "--size", "32", "--steps", "60", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(read_glb(tmp_path / "mesh.glb").faces) > 100
+    assert (tmp_path / "splats.ply").stat().st_size > 1000
+    levels = [float(line.split()[1]) for line in done.stdout.splitlines()]
+    # White is 12 to 15 dB away from views of an object; even so short a fit is far nearer.
+    assert min(levels) > 18
 
 
 def test_examples_are_numbered_and_say_what_they_show() -> None:

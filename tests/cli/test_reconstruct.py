@@ -245,7 +245,7 @@ def test_memory_decides_the_size_of_large_images() -> None:
     options = Options(scene=Path("s"), to="mesh", out=Path("o"), max_memory="4G")
     side = choose_side(options, sizes)
     assert 256 <= side < 4096
-    assert estimate_bytes(sizes, side) <= 4e9 < estimate_bytes(sizes, 4096)
+    assert estimate_bytes("mesh", sizes, side) <= 4e9 < estimate_bytes("mesh", sizes, 4096)
     assert choose_side(replace(options, max_memory=None), sizes) == 1024
     with pytest.raises(InputError, match="estimated to need"):
         choose_side(replace(options, max_side=4096), sizes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import socket
 import sys
+import time
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -56,11 +57,16 @@ def test_the_live_page(chromium: Chromium, tmp_path: Path) -> None:
         text = chromium.evaluate("document.body.innerText")
         for words in ("my box", "2 observed, 2 generated", "box-net", "31", "observed", "front"):
             assert words in text
-        chromium.evaluate(button("Compare what is drawn"))
-        chromium.wait_for("document.body.innerText.includes('drawn against truth:')")
-        score = chromium.evaluate(
-            r"Number(/drawn against truth: ([0-9.]+) dB/.exec(document.body.innerText)[1])"
-        )
+        # On a busy machine the page may be compared before all of it has arrived, so it is asked again.
+        for _ in range(30):
+            chromium.evaluate(button("Compare what is drawn"))
+            chromium.wait_for("document.body.innerText.includes('drawn against truth:')")
+            score = chromium.evaluate(
+                r"Number(/drawn against truth: ([0-9.]+) dB/.exec(document.body.innerText)[1])"
+            )
+            if score > 24:
+                break
+            time.sleep(1)
         # Edges are smoothed otherwise; a box turned, mirrored or lit would be below 20 dB.
         assert score > 24
         chromium.wait_for("Number(document.querySelector('canvas').style.opacity || 1) === 1")

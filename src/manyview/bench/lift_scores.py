@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from manyview.metrics.geometry import geometry_scores
 from manyview.metrics.image import psnr, ssim_skimage
 from manyview.types import Views
@@ -23,13 +21,17 @@ def score_views(drawn: Views, real: Views) -> dict[str, Any]:
 
     An exact view counts as 100 dB, so that means stay finite.
     """
-    shown, wanted = drawn.over(1.0).cpu().clamp(0, 1), real.over(1.0).cpu()
-    values = psnr(shown, wanted).clamp_max(_HIGHEST_PSNR)
+    levels, likenesses = [], []
+    for index in range(len(real)):  # one by one: SSIM holds dozens of maps of its images
+        shown, wanted = drawn[index].over(1.0).cpu().clamp(0, 1), real[index].over(1.0).cpu()
+        levels.append(float(psnr(shown, wanted).clamp_max(_HIGHEST_PSNR)))
+        if min(real.size) >= _SMALLEST:
+            likenesses.append(float(ssim_skimage(shown, wanted)))
+    scores: dict[str, Any] = {"psnr": {"mean": sum(levels) / len(levels)}}
+    if likenesses:
+        scores["ssim_skimage"] = {"mean": sum(likenesses) / len(likenesses)}
     names = real.names or tuple(f"{index:03d}" for index in range(len(real)))
-    scores: dict[str, Any] = {"psnr": {"mean": float(values.mean())}}
-    if min(real.size) >= _SMALLEST:
-        scores["ssim_skimage"] = {"mean": float(ssim_skimage(shown, wanted).mean())}
-    by_name = {name: round(float(value), 3) for name, value in zip(names, values, strict=True)}
+    by_name = {name: round(level, 3) for name, level in zip(names, levels, strict=True)}
     return {"metrics": scores, "views": len(real), "psnr_by_view": by_name}
 
 
@@ -45,9 +47,3 @@ def score_mesh(
         part.apply_translation(-(low + high) / 2)
         part.apply_scale(scale)
     return {name: {"mean": value} for name, value in geometry_scores(*pair, seed=seed).items()}
-
-
-def has_image(views: Views) -> torch.Tensor:
-    """bool [V]: views whose image is known, not the zeros that stand for a missing file."""
-    shown = views.images.flatten(1).any(dim=1)
-    return shown if views.masks is None else shown | views.masks.flatten(1).any(dim=1)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from manyview.bench.lift_scores import has_image, score_mesh, score_views
+from manyview.bench.lift_scores import score_mesh, score_views
 from manyview.errors import InputError
 from manyview.geometry.distortion import undistort_views
 from manyview.geometry.interpolation import turntable_cameras
@@ -20,7 +20,7 @@ from manyview.geometry.matching import match_cameras
 from manyview.geometry.normalization import focus_point
 from manyview.io.glb import read_glb
 from manyview.io.manifest import MANIFEST_NAME, to_plain
-from manyview.io.scene import list_splits, read_scene
+from manyview.io.scene import has_image, read_scene
 from manyview.io.transforms import read_transforms
 from manyview.lift.reconstruction import Reconstruction
 from manyview.types import Cameras, Views
@@ -41,24 +41,16 @@ class Task:
     """bool [V]: views the fit sees."""
     weights: Tensor
     """[V]"""
-    held_out: Views | None
-    """Real views that the fit does not see."""
+    held_out: Tensor
+    """bool [V]: real views that the fit does not see, to score against."""
+    truth: Views | None
+    """Real views of another scene to score against instead."""
     true_mesh: trimesh.Trimesh | None
 
 
 def scene_folder(path: Path) -> Path:
     """The folder of a scene given as such or by its transforms.json."""
     return path.parent if path.name == "transforms.json" else path
-
-
-def choose_split(scene: Path, split: int | None) -> int | None:
-    """The split that holds. Raises `InputError` where the scene has several and none was named."""
-    if split is not None:
-        return split
-    splits = list_splits(scene_folder(scene)) if scene_folder(scene).is_dir() else []
-    if len(splits) > 1:
-        raise InputError("--split", "not given", f"the scene has several: {', '.join(map(str, splits))}")
-    return splits[0] if splits else None
 
 
 def frame_sizes(scene: Path) -> list[tuple[int, int]]:
@@ -88,17 +80,16 @@ def read_task(
     fitted = known if use == "all" or (use == "auto" and is_result) else known & given
     if not bool(fitted.any()):
         raise InputError("SCENE", str(scene), "none of the views to fit has an image")
-    held_out, mesh_file = None, None if is_result else folder / "mesh.glb"
+    mesh_file = None if is_result else folder / "mesh.glb"
     if truth is not None:
-        held_out, mesh_file = _true_views(views, truth, max_side), scene_folder(truth) / "mesh.glb"
-    elif bool((known & ~fitted).any()):
-        held_out = views[(known & ~fitted).nonzero()[:, 0]]
+        mesh_file = scene_folder(truth) / "mesh.glb"
     has_mesh = mesh_file is not None and mesh_file.is_file()
     return Task(
         views=views,
         fitted=fitted,
         weights=torch.where(given, 1.0, made_weight),
-        held_out=held_out,
+        held_out=known & ~fitted if truth is None else torch.zeros_like(fitted),
+        truth=None if truth is None else _true_views(views, truth, max_side),
         true_mesh=read_glb(mesh_file, argument="--truth") if mesh_file is not None and has_mesh else None,
     )
 
@@ -183,11 +174,12 @@ def score(task: Task, made: Reconstruction, drawn: Views, *, seed: int, progress
     """What metrics.json says; see DESIGN of the file in docs/lift.md."""
     record: dict[str, Any] = {"method": made.kind, "protocol": "reconstruct", "seed": seed, "metrics": {}}
     record["resolution"] = list(task.views.size)
-    if task.held_out is not None:
-        assert task.held_out.cameras is not None, "held-out views are read with cameras"
-        record |= score_views(
-            _draw_all(made, task.held_out.cameras, progress, "held-out views"), task.held_out
-        )
+    held_out = task.held_out.nonzero()[:, 0]
+    if len(held_out) > 0:
+        record |= score_views(drawn[held_out], task.views[held_out])
+    elif task.truth is not None:
+        assert task.truth.cameras is not None, "true views are read with cameras"
+        record |= score_views(_draw_all(made, task.truth.cameras, progress, "true views"), task.truth)
     if made.mesh is not None and task.true_mesh is not None:
         progress.start(1, "comparison with the true mesh")
         try:

@@ -20,6 +20,7 @@ from manyview.cli.flags import (
     parse_bytes,
     torch_device,
 )
+from manyview.cli.rig import choose_split
 from manyview.cli.shell import Answer
 from manyview.errors import InputError
 from manyview.io.atomic import write_text_atomic
@@ -42,7 +43,7 @@ _ALSO = {"splats": ("splat", "spz"), "field": (), "mesh": ("obj", "ply")}
 TURNTABLE_FPS = 16.0
 _Seeded = TypeVar("_Seeded", SplatOptions, FieldOptions, SdfOptions)
 # Measured: peaks of runs at several sizes and numbers of views, see docs/lift.md.
-_BASE_BYTES = 1_200_000_000
+_BASE_BYTES = {"splats": 700_000_000, "field": 1_700_000_000, "mesh": 2_000_000_000}
 _BYTES_A_READ_PIXEL = 48
 _BYTES_A_PIXEL = 100
 _SIDES = (1024, 768, 512, 384, 256, 192, 128)
@@ -128,8 +129,9 @@ def run(options: Options, progress: Progress) -> Answer:
         mesh=options.mesh,
     )
     chosen.check()
-    split = lift_task.choose_split(options.scene, options.split)
-    max_side = choose_side(options, lift_task.frame_sizes(options.scene))
+    split = choose_split(lift_task.scene_folder(options.scene), options.split)
+    sizes = lift_task.frame_sizes(options.scene)
+    max_side = choose_side(options, sizes)
     task = lift_task.read_task(
         options.scene,
         use=options.use,
@@ -174,7 +176,7 @@ def run(options: Options, progress: Progress) -> Answer:
         "out": str(options.out),
         **record,
     }
-    shrunk = max(task.views.size) < max(max(size) for size in lift_task.frame_sizes(options.scene))
+    shrunk = max(task.views.size) < max(max(size) for size in sizes)
     lines = [f"images averaged down to {max(task.views.size)} pixels (--max-side)"] if shrunk else []
     lines += [
         lift_task.describe(record),
@@ -239,19 +241,25 @@ def choose_side(options: Options, sizes: list[tuple[int, int]]) -> int:
     memory than allowed."""
     limit = options.max_memory
     if options.max_side is not None:
-        check_memory(estimate_bytes(sizes, options.max_side), limit)
+        check_memory(estimate_bytes(options.to, sizes, options.max_side), limit)
         return options.max_side
-    fitting = [side for side in _SIDES if limit is None or estimate_bytes(sizes, side) <= parse_bytes(limit)]
+    fitting = [
+        side
+        for side in _SIDES
+        if limit is None or estimate_bytes(options.to, sizes, side) <= parse_bytes(limit)
+    ]
     if not fitting:
-        check_memory(estimate_bytes(sizes, _SIDES[-1]), limit)
+        check_memory(estimate_bytes(options.to, sizes, _SIDES[-1]), limit)
     return fitting[0]
 
 
-def estimate_bytes(sizes: list[tuple[int, int]], max_side: int) -> int:
+def estimate_bytes(
+    kind: Literal["splats", "field", "mesh"], sizes: list[tuple[int, int]], max_side: int
+) -> int:
     """About the peak memory of a run: the libraries and the volume, one image as it is read, and all images
     in the copies a fit and its scores hold."""
     largest = max(height * width for height, width in sizes)
     shrunk = sum(
         round(height * width * min(1.0, max_side / max(height, width)) ** 2) for height, width in sizes
     )
-    return _BASE_BYTES + largest * _BYTES_A_READ_PIXEL + shrunk * _BYTES_A_PIXEL
+    return _BASE_BYTES[kind] + largest * _BYTES_A_READ_PIXEL + shrunk * _BYTES_A_PIXEL

@@ -41,14 +41,24 @@ def read_given(path: Path, size: int, split: int | None) -> Views:
     `split` names one of the scene's splits; without it the only one counts, if there is just one. Raises
     `InputError` as `read_scene`, and for several splits of which none was named.
     """
-    from manyview.io.scene import list_splits, read_scene
+    from manyview.io.scene import read_scene
 
-    if split is None and path.is_dir():
-        splits = list_splits(path)
-        if len(splits) > 1:
-            raise InputError("--split", "not given", f"the scene has several: {', '.join(map(str, splits))}")
-        split = splits[0] if splits else None
-    return read_scene(path, size=size, split=split)
+    return read_scene(path, size=size, split=choose_split(path, split))
+
+
+def choose_split(folder: Path, split: int | None) -> int | None:
+    """The named split, else the only one of a scene folder, else None.
+
+    Raises `InputError` where the folder has several and none was named.
+    """
+    from manyview.io.scene import list_splits
+
+    if split is not None or not folder.is_dir():
+        return split
+    splits = list_splits(folder)
+    if len(splits) > 1:
+        raise InputError("--split", "not given", f"the scene has several: {', '.join(map(str, splits))}")
+    return splits[0] if splits else None
 
 
 def choose_given(

@@ -42,6 +42,12 @@ def resize_area(
     return _resample(image, alpha, rows, columns)
 
 
+def size_within(height: int, width: int, max_side: int) -> tuple[int, int]:
+    """(height, width) in the same shape with the longer one at most `max_side`."""
+    factor = min(1.0, max_side / max(height, width))
+    return max(1, round(height * factor)), max(1, round(width * factor))
+
+
 def pad_square(image: Tensor, alpha: Tensor | None, background: float = 1.0) -> tuple[Tensor, Tensor | None]:
     """[..., S, S] with S the longer side: the image in the middle of `background`, alpha 0 beside it.
 

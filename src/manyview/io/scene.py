@@ -28,7 +28,7 @@ from torch import Tensor
 from manyview.errors import InputError
 from manyview.io.atomic import writing_file, writing_folder
 from manyview.io.frames import FrameTable
-from manyview.io.framing import crop_square, pad_square, resize_area
+from manyview.io.framing import crop_square, pad_square, resize_area, size_within
 from manyview.io.images import IMAGE_SUFFIXES, list_images, natural_key, read_image, write_png
 from manyview.io.transforms import (
     Split,
@@ -107,6 +107,12 @@ def read_scene(
         given_cameras = _shrink_cameras(given_cameras, max_side)
     names = tuple(files[index].stem for index in order)
     return _stack(frames, given_cameras, observed, names, background, folder, argument)
+
+
+def has_image(views: Views) -> Tensor:
+    """bool [V]: views whose image is known, not the zeros that `read_scene` gives for an absent file."""
+    shown = views.images.flatten(1).any(dim=1)
+    return shown if views.masks is None else shown | views.masks.flatten(1).any(dim=1)
 
 
 def write_scene(
@@ -274,7 +280,7 @@ def _fit_frame(frame: _Frame, size: int, fit: Literal["pad", "crop"], background
 
 def _shrink_frame(frame: _Frame, max_side: int) -> _Frame:
     height, width = frame.image.shape[-2:]
-    smaller = _shrunk(height, width, max_side)
+    smaller = size_within(height, width, max_side)
     if smaller == (height, width):
         return frame
     image, mask = resize_area(frame.image, *smaller, frame.mask)
@@ -285,17 +291,11 @@ def _shrink_frame(frame: _Frame, max_side: int) -> _Frame:
 
 
 def _shrink_cameras(cameras: Cameras, max_side: int) -> Cameras:
-    smaller = [_shrunk(height, width, max_side) for height, width in cameras.sizes.tolist()]
+    smaller = [size_within(height, width, max_side) for height, width in cameras.sizes.tolist()]
     parts = [cameras[index].resized(*size) for index, size in enumerate(smaller)]
     return dataclasses.replace(
         cameras, K=torch.cat([part.K for part in parts]), sizes=torch.cat([part.sizes for part in parts])
     )
-
-
-def _shrunk(height: int, width: int, max_side: int) -> tuple[int, int]:
-    """(height, width) with the longer one at most `max_side`."""
-    factor = min(1.0, max_side / max(height, width))
-    return max(1, round(height * factor)), max(1, round(width * factor))
 
 
 def _square(

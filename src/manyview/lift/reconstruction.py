@@ -148,17 +148,17 @@ def reconstruct(
     if views.cameras is None:
         raise InputError("views.cameras", "none", "expected cameras (see `manyview reconstruct --help`)")
     cameras = views.cameras
+    # Chosen first, so that what has no neighbours is refused before the long fit and not after it.
+    between = cameras_between(cameras, options.interpolate) if options.interpolate else None
     splats = None
-    if options.to == "splats" or options.interpolate:
-        if options.interpolate:
-            cameras_between(cameras, options.interpolate)  # raises before the long fit, not after it
+    if options.to == "splats" or between is not None:
         with _timed(seconds, "splats"):
             splats = stages.splats(lambda: _fit_splats_on(device, views, options.splats, progress, weights))
     if options.to == "splats":
         return Reconstruction(kind="splats", cameras=cameras, splats=splats, seconds=seconds)
     chosen, counted = views, weights
-    if splats is not None:
-        chosen, counted = _with_interpolated(views, weights, splats, options)
+    if splats is not None and between is not None:
+        chosen, counted = _with_interpolated(views, weights, splats, between, options.interpolated_weight)
     if options.to == "field":
         with _timed(seconds, "field"):
             made = fit_field(chosen, options.field, progress, weights=counted)
@@ -233,11 +233,10 @@ def _draw(splats: Splats, cameras: Cameras) -> SplatRender:
 
 
 def _with_interpolated(
-    views: Views, weights: Tensor | None, splats: Splats, options: ReconstructOptions
+    views: Views, weights: Tensor | None, splats: Splats, between: Cameras, weight: float
 ) -> tuple[Views, Tensor]:
-    """The views and those the splats show between them, and the weights of all."""
+    """The views and those the splats show to the cameras `between` them, and the weights of all."""
     assert views.cameras is not None, "fit_splats has checked"
-    between = cameras_between(views.cameras, options.interpolate)
     seen = _draw(splats, between)
     extra = straight_views(seen.images, seen.alphas, seen.depths, between)
     both = Views(
@@ -252,7 +251,7 @@ def _with_interpolated(
         ),
     )
     given = torch.ones(len(views)) if weights is None else weights.float().cpu()
-    return both, torch.cat((given, given.mean() * torch.full((len(extra),), options.interpolated_weight)))
+    return both, torch.cat((given, given.mean() * torch.full((len(extra),), weight)))
 
 
 @contextmanager

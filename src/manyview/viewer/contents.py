@@ -17,7 +17,7 @@ from manyview.geometry.normalization import focus_point
 from manyview.io.glb import read_glb
 from manyview.io.images import list_images, read_image
 from manyview.io.manifest import MANIFEST_NAME, read_json
-from manyview.io.scene import list_scenes, list_splits, read_scene
+from manyview.io.scene import has_image, list_scenes, list_splits, read_scene
 from manyview.io.splat_files import SplatArrays, read_splats
 from manyview.types import Views
 from manyview.viewer.truth import Truth, match_truth
@@ -171,12 +171,8 @@ def _read_views(folder: Path, argument: str) -> Views:
 
 def _statuses(views: Views, made: Literal["generated", "held out"]) -> tuple[Status, ...]:
     found: list[Status] = []
-    for index, given in enumerate(views.observed.tolist()):
-        # What `read_scene` gives for a frame whose image is absent.
-        empty = not bool(views.images[index].any()) and (
-            views.masks is None or not bool(views.masks[index].any())
-        )
-        found.append("observed" if given else "missing" if empty else made)
+    for given, known in zip(views.observed.tolist(), has_image(views).tolist(), strict=True):
+        found.append("observed" if given else made if known else "missing")
     return tuple(found)
 
 

@@ -14,7 +14,7 @@ from manyview.lift.field.kernel_smoothing import diffuse
 from manyview.lift.field.marching import run_blocks
 from manyview.lift.field.neural import NeuralField, build_field
 from manyview.lift.field.options import FieldOptions
-from manyview.lift.field.pixels import PixelBatch, PixelSource
+from manyview.lift.field.pixels import PixelBatch, PixelSource, color_error
 from manyview.lift.field.region import find_region
 from manyview.lift.field.voxels import VoxelField, raw_for_opacity
 from manyview.lift.sdf.fit import fit_pixels
@@ -68,7 +68,7 @@ def field_loss(field: Field, batch: PixelBatch, options: FieldOptions, jitter: T
     """[] weighted mean over the rays: Huber in colour, Huber against the mask, opacity."""
     seen = field.render_rays(batch.origins, batch.directions, background=options.background, jitter=jitter)
     delta = options.huber_delta
-    loss = functional.huber_loss(seen.colors, batch.colors, delta=delta, reduction="none").sum(dim=1) / delta
+    loss = color_error(seen.colors, batch, delta)
     if batch.masks is not None:
         outline = functional.huber_loss(seen.alphas, batch.masks, delta=delta, reduction="none") / delta
         loss = loss + options.silhouette_weight * outline

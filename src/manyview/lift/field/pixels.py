@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from manyview.errors import InputError
 from manyview.geometry.rays import pixel_rays
+from manyview.io.framing import size_within
 from manyview.types import Cameras, Views
 
 
@@ -51,10 +52,7 @@ class PixelSource:
         if not float(weights[chosen].sum()) > 0:
             raise InputError("weights", "all zero", "expected a positive weight on an observed view")
         cameras = views.cameras[chosen].to("cpu")
-        height, width = views.size
-        shrink = max_size / max(height, width)
-        if shrink < 1:
-            height, width = max(1, round(height * shrink)), max(1, round(width * shrink))
+        height, width = size_within(*views.size, max_size)
         self.cameras: Cameras = cameras.resized(height, width)
         # One view at a time: a copy of all of them at full size may not fit in memory.
         shown = [_resized(views[index].over(background), height, width) for index in chosen.tolist()]
@@ -105,6 +103,11 @@ class PixelSource:
             masks=masks,
             weights=self.weights[:, None].expand(-1, each).reshape(-1),
         )
+
+
+def color_error(colors: Tensor, batch: PixelBatch, delta: float) -> Tensor:
+    """[N] Huber error of `colors` [N, 3] against the pixels, summed over channels, over `delta`."""
+    return functional.huber_loss(colors, batch.colors, delta=delta, reduction="none").sum(dim=1) / delta
 
 
 def _resized(images: Tensor, height: int, width: int) -> Tensor:

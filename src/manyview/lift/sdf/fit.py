@@ -11,7 +11,7 @@ from torch.nn import functional
 from manyview.errors import InputError
 from manyview.lift.field.box import Box, make_box
 from manyview.lift.field.hull import VisualHull
-from manyview.lift.field.pixels import PixelBatch, PixelSource
+from manyview.lift.field.pixels import PixelBatch, PixelSource, color_error
 from manyview.lift.field.region import find_region
 from manyview.lift.sdf.model import SHARPNESS_RANGE, SdfField, redistance
 from manyview.lift.sdf.options import SdfOptions
@@ -70,8 +70,7 @@ def fit_pixels(source: PixelSource, options: SdfOptions, progress: Progress = si
 def sdf_loss(field: SdfField, batch: PixelBatch, options: SdfOptions, jitter: Tensor) -> Tensor:
     """[] weighted mean over the rays of Huber in colour and cross-entropy against the mask."""
     seen = field.render_rays(batch.origins, batch.directions, background=options.background, jitter=jitter)
-    delta = options.huber_delta
-    loss = functional.huber_loss(seen.colors, batch.colors, delta=delta, reduction="none").sum(dim=1) / delta
+    loss = color_error(seen.colors, batch, options.huber_delta)
     if batch.masks is not None:
         outline = functional.binary_cross_entropy(
             seen.alphas.clamp(1e-3, 1 - 1e-3), batch.masks.clamp(0, 1), reduction="none"

@@ -10,7 +10,7 @@ from torch import Tensor
 from manyview.errors import InputError
 from manyview.geometry.pixels import common_size
 from manyview.geometry.projection import require_pinhole
-from manyview.io.framing import resize_area
+from manyview.io.framing import resize_area, size_within
 from manyview.lift.splats.losses import dissimilarity, object_box, target_moments
 from manyview.lift.splats.model import Splats
 from manyview.lift.splats.options import SplatOptions
@@ -170,11 +170,9 @@ def _check(views: Views, weights: Tensor | None) -> tuple[Views, Tensor]:
 
 
 def _shrink(views: Views, max_side: int) -> Views:
-    height, width = views.size
-    if max(height, width) <= max_side:
+    size = size_within(*views.size, max_side)
+    if size == views.size:
         return views
     assert views.cameras is not None, "checked in fit_splats"
-    factor = max_side / max(height, width)
-    size = (max(1, round(height * factor)), max(1, round(width * factor)))
     images, masks = resize_area(views.images, *size, alpha=views.masks)
     return Views(images=images, masks=masks, cameras=views.cameras.resized(*size))

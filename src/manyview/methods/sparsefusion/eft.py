@@ -139,10 +139,13 @@ class EpipolarTransformer(ModelMixin, ConfigMixin):
         normalization: Normalization = "batch",
         sampling: Sampling = "published",
         mark_visible: bool = False,
+        blend: bool = False,
     ) -> None:
         """`half_range`: depths reach so far before and behind the object's middle, in world units;
         `min_near`: but never nearer to the camera than this. `mark_visible` tells the first transformer
-        whether a point falls inside the context image, which the published network cannot see."""
+        whether a point falls inside the context image, which the published network cannot see. `blend` mixes
+        the colour told from the features with the context's own colours under the attention, in a share that
+        is learned too; the published network has only the former."""
         super().__init__()
         self.encoder = ResidualEncoder(stem, normalization)
         ray, depth = 6 * (2 * num_octaves + 1), 2 * num_octaves + 1
@@ -153,7 +156,7 @@ class EpipolarTransformer(ModelMixin, ConfigMixin):
         self.ray_mixer = TokenTransformer(2 * ray + width, *sizes)
         self.depth_score = nn.Linear(width, 1)
         self.view_score = nn.Linear(width, 1)
-        self.color = nn.Linear(width, 3)
+        self.color = nn.Linear(width, 4 if blend else 3)
 
     @property
     def sampling(self) -> Sampling:
@@ -272,6 +275,7 @@ class EpipolarTransformer(ModelMixin, ConfigMixin):
             read_maps(context.maps, samples.pixels, height, width, self.sampling).to(dtype),
             read_maps(context.images, samples.pixels, height, width, self.sampling).to(dtype),
         ]
+        seen = shown[1]
         if self.config["mark_visible"]:
             shown.append(samples.visible[..., None].to(dtype))
         tokens = torch.cat([other_ray, depth, *shown], dim=-1)  # [B, Q, N, R, D, *]
@@ -297,7 +301,12 @@ class EpipolarTransformer(ModelMixin, ConfigMixin):
             score = score.masked_fill(hidden[:, :, None, :, None], -torch.inf)
         over_views = score.softmax(dim=-2)
         features = (mixed * over_views.to(dtype)).sum(dim=-2)
-        answer = (features, at_least_single(self.color(features)).sigmoid())
+        told = at_least_single(self.color(features)).sigmoid()
+        if self.config["blend"]:
+            weights = over_depths[..., 0] * over_views[..., 0].transpose(2, 3).unsqueeze(-1)
+            copied = (seen * weights.unsqueeze(-1)).sum(dim=(2, 4))
+            told = torch.lerp(told[..., :3], copied, told[..., 3:])
+        answer = (features, told)
         if not attention:
             return answer
         return *answer, over_depths[..., 0], over_views[..., 0].transpose(2, 3), samples.pixels
@@ -336,6 +345,7 @@ def build_eft(preset: Literal["compact", "paper"]) -> EpipolarTransformer:
         normalization="group",
         sampling="exact",
         mark_visible=True,
+        blend=True,
     )
 
 

@@ -87,7 +87,7 @@ class Recipe:
     sweep_depths: int = 0
     blend: bool = False
     time_exponent: float = 1.0
-    stage: Literal["joint", "eft", "vldm"] = "joint"
+    stage: Literal["joint", "eft", "vldm", "regressor"] = "joint"
     context_views: tuple[int, int] = (1, 6)
     rays_at_once: int = 64
     noise_levels: int = 4
@@ -256,7 +256,7 @@ def _sparsefusion_task(
 
     sets = [open_posed(source) for source in sources]
     held_out = None if validation is None else open_posed(validation, "--validation")
-    if recipe.stage != "eft":
+    if recipe.stage in ("joint", "vldm"):
         from diffusers import AutoencoderKL
 
         from manyview.training.encoding import encode_latents

@@ -76,8 +76,9 @@ class Options:
     """dimvis: choose for every cell among what the observed slots hold, and learn the rest as a residual."""
     time_exponent: float = 1.0
     """dimvis, one2one: below 1 trains more on noisy times (1000 u^exponent for uniform u)."""
-    stage: Literal["joint", "eft", "vldm"] = "joint"
-    """sparsefusion: both networks from one loss, the EFT alone, or the denoiser on the EFT in --initial."""
+    stage: Literal["joint", "eft", "vldm", "regressor"] = "joint"
+    """sparsefusion: both networks from one loss, the EFT alone, the denoiser on the EFT in --initial, or the
+    regressor that is the baseline."""
     context_views: tuple[int, int] = (1, 6)
     """sparsefusion: fewest and most views that another one is told from."""
     rays_at_once: int = 64

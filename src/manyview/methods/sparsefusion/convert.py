@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import pickle
 import re
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -23,6 +24,9 @@ from manyview.errors import InputError
 from manyview.io.atomic import writing_folder
 from manyview.methods.sparsefusion.eft import EpipolarTransformer, build_eft
 from manyview.methods.sparsefusion.unet import VldmUnet, build_vldm
+from manyview.methods.sparsefusion.vldm import build_scheduler
+from manyview.weights import write_bundle
+from manyview.weights.conversion import PartSurvey, Survey
 
 Part = Literal["eft", "unet"]
 Rules = tuple[tuple[str, str], ...]
@@ -206,6 +210,85 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[Part, dict[str, Tensor
 
     Raises `InputError` for a file that is neither, that holds more than tensors, or that holds no part.
     """
+    return {part: from_published(part, weights) for part, weights in _read_parts(path).items()}
+
+
+def survey_checkpoints(paths: Sequence[str | os.PathLike[str]]) -> Survey:
+    """How the keys of published files meet our networks at their published sizes. Nothing is written.
+
+    Raises `InputError` as `read_checkpoint`, but for unknown names, which are listed.
+    """
+    parts: dict[Part, dict[str, Tensor]] = {}
+    for path in paths:
+        parts |= _read_parts(path)
+    return Survey(parts={part: _survey_part(part, weights) for part, weights in parts.items()})
+
+
+def convert_checkpoints(
+    paths: Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    *,
+    codec: str | os.PathLike[str] | None = None,
+    licence: str = "unknown",
+    force: bool = False,
+) -> dict[str, Path]:
+    """Write the published weights in `paths` as a bundle: folders `eft` and `unet` of `out`, `scheduler`, and
+    with `codec` (a folder of diffusers' AutoencoderKL, such as Stable Diffusion 1.x's `vae`) a copy of it.
+
+    The sizes are the published ones. Raises `InputError` for what `read_checkpoint` refuses, for a name or a
+    shape that does not fit, for a codec that is none, and for a folder `out` that is in use (see `force`),
+    with nothing written.
+    """
+    parts: dict[Part, dict[str, Tensor]] = {}
+    for path in paths:
+        parts |= read_checkpoint(path)
+    networks: dict[Part, EpipolarTransformer | VldmUnet] = {part: _build_paper(part) for part in parts}
+    for part, network in networks.items():
+        _require_fit(part, network.state_dict(), parts[part])
+        network.load_state_dict(parts[part], assign=True)
+    files = [] if codec is None else _codec_files(Path(codec))
+    with writing_folder(out, force, marks=("config.json", "manyview.json")) as folder:
+        for part, network in networks.items():
+            network.save_pretrained(folder / part)
+        build_scheduler("plms", 50).save_pretrained(folder / "scheduler")
+        if files:
+            (folder / "vae").mkdir()
+            for file in files:
+                shutil.copyfile(file, folder / "vae" / file.name)
+        names: list[str] = [*networks, "scheduler", *(["vae"] if files else [])]
+        write_bundle(
+            folder,
+            name="converted sparsefusion",
+            method="sparsefusion",
+            licence=licence,
+            components={name: name for name in names},
+            settings={"solver": "plms", "steps": 50, "resolution": 256},
+        )
+    return {name: Path(out) / name for name in names}
+
+
+class SparseFusionConverter:
+    """This module as `manyview convert` calls it."""
+
+    def survey(self, paths: Sequence[str | os.PathLike[str]]) -> Survey:
+        """`survey_checkpoints`."""
+        return survey_checkpoints(paths)
+
+    def convert(
+        self,
+        paths: Sequence[str | os.PathLike[str]],
+        out: str | os.PathLike[str],
+        *,
+        codec: str | os.PathLike[str] | None = None,
+        licence: str = "unknown",
+        force: bool = False,
+    ) -> dict[str, Path]:
+        """`convert_checkpoints`."""
+        return convert_checkpoints(paths, out, codec=codec, licence=licence, force=force)
+
+
+def _read_parts(path: str | os.PathLike[str]) -> dict[Part, dict[str, Tensor]]:
+    """The parts in a file under their published names."""
     shown = os.fspath(path)
     if not Path(path).is_file():
         raise InputError("CHECKPOINT", shown, "no such file")
@@ -220,28 +303,44 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[Part, dict[str, Tensor
     parts = find_parts(stored) if isinstance(stored, Mapping) else {}
     if not parts:
         raise InputError("CHECKPOINT", shown, "holds neither SparseFusion's EFT nor its U-Net")
-    return {part: from_published(part, weights) for part, weights in parts.items()}
+    return parts
 
 
-def convert_checkpoints(
-    paths: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str], *, force: bool = False
-) -> dict[Part, Path]:
-    """Write the published weights in `paths` as folders `eft` and `unet` of `out`, ready to load.
+def _survey_part(part: Part, weights: Mapping[str, Tensor]) -> PartSurvey:
+    ours = _build_paper(part).state_dict()
+    found: dict[str, str] = {}
+    passed_over, unknown, misshapen = [], [], []
+    for name in weights:
+        try:
+            own = our_name(part, name)
+        except InputError:
+            unknown.append(name)
+            continue
+        if own is None:
+            passed_over.append(name)
+        elif own not in ours:
+            unknown.append(name)
+        else:
+            found[own] = name
+            if weights[name].shape != ours[own].shape:
+                shapes = f"{list(weights[name].shape)}, expected {list(ours[own].shape)}"
+                misshapen.append(f"{name} {shapes}")
+    return PartSurvey(
+        matched=len(found) - len(misshapen),
+        passed_over=tuple(sorted(passed_over)),
+        unknown=tuple(sorted(unknown)),
+        missing=tuple(sorted(published_name(part, name) for name in ours if name not in found)),
+        misshapen=tuple(sorted(misshapen)),
+    )
 
-    The sizes are the published ones. Raises `InputError` for what `read_checkpoint` refuses, for a name or a
-    shape that does not fit, and for a folder `out` that is in use (see `force`), with nothing written.
-    """
-    parts: dict[Part, dict[str, Tensor]] = {}
-    for path in paths:
-        parts |= read_checkpoint(path)
-    networks: dict[Part, EpipolarTransformer | VldmUnet] = {part: _build_paper(part) for part in parts}
-    for part, network in networks.items():
-        _require_fit(part, network.state_dict(), parts[part])
-        network.load_state_dict(parts[part], assign=True)
-    with writing_folder(out, force, marks=("config.json",)) as folder:
-        for part, network in networks.items():
-            network.save_pretrained(folder / part)
-    return {part: Path(out) / part for part in networks}
+
+def _codec_files(folder: Path) -> list[Path]:
+    config = folder / "config.json"
+    weights = sorted(folder.glob("*.safetensors"))
+    if not config.is_file() or not weights:
+        line = "expected a folder with config.json and safetensors (diffusers' AutoencoderKL)"
+        raise InputError("--codec", str(folder), line)
+    return [config, *weights]
 
 
 def _build_paper(part: Part) -> EpipolarTransformer | VldmUnet:

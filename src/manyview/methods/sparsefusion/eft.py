@@ -19,14 +19,13 @@ from torch import Tensor, nn
 
 from manyview.errors import InputError
 from manyview.geometry.rays import harmonic_embedding
+from manyview.methods.sparsefusion.context import Context, Own, encode_context, place_query
 from manyview.methods.sparsefusion.epipolar import (
     RaySamples,
     at_least_single,
     depth_range,
     ray_pixels,
     read_maps,
-    relative_transforms,
-    same_cameras,
     sample_rays,
     spread_depths,
 )
@@ -34,26 +33,10 @@ from manyview.methods.sparsefusion.features import Normalization, ResidualEncode
 from manyview.methods.sparsefusion.spec import MAX_VIEWS
 from manyview.types import Cameras
 
-Own = Literal["refuse", "hide", "show"]
-"""What to do where a query camera is also a context camera."""
+NUM_COMPARED = 8
+"""Numbers a point that `compare_views` gives."""
 RAYS_AT_ONCE = 4096
 """Rays times context views that are worked on together where no gradient is asked for."""
-
-
-@dataclass(frozen=True)
-class Context:
-    """N posed images of each of B scenes, read once and queried many times."""
-
-    maps: Tensor
-    """[B, N, F, h, w] features."""
-    images: Tensor
-    """[B, N, 3, H, W] in [0, 1]."""
-    cameras: Cameras
-    """B N cameras, scene by scene."""
-    depth_ranges: Tensor
-    """[B, 2] nearest and farthest depth along a query camera's z axis."""
-    present: Tensor
-    """bool [B, N] on the CPU; False where a scene has fewer views than the batch's largest."""
 
 
 @dataclass(frozen=True)
@@ -140,16 +123,18 @@ class EpipolarTransformer(ModelMixin, ConfigMixin):
         sampling: Sampling = "published",
         mark_visible: bool = False,
         blend: bool = False,
+        compare: bool = False,
     ) -> None:
         """`half_range`: depths reach so far before and behind the object's middle, in world units;
         `min_near`: but never nearer to the camera than this. `mark_visible` tells the first transformer
         whether a point falls inside the context image, which the published network cannot see. `blend` mixes
         the colour told from the features with the context's own colours under the attention, in a share that
-        is learned too; the published network has only the former."""
+        is learned too; the published network has only the former. `compare` tells the first transformer what
+        the views together show at a point (`compare_views`), which the published one has to find out."""
         super().__init__()
         self.encoder = ResidualEncoder(stem, normalization)
         ray, depth = 6 * (2 * num_octaves + 1), 2 * num_octaves + 1
-        seen = self.encoder.num_features + 3 + int(mark_visible)
+        seen = self.encoder.num_features + 3 + int(mark_visible) + NUM_COMPARED * int(compare)
         sizes = (width, feedforward, num_layers, num_heads, dropout)
         self.view_mixer = TokenTransformer(ray + depth + seen, *sizes)
         self.depth_mixer = TokenTransformer(2 * ray + depth + width, *sizes)
@@ -178,27 +163,7 @@ class EpipolarTransformer(ModelMixin, ConfigMixin):
         `InputError` for no or more than eight views, shapes that do not fit, a scene without any view, and
         depths that do not begin in front of the cameras.
         """
-        if images.ndim != 5 or images.shape[2] != 3:
-            raise InputError("images", tuple(images.shape), "expected [B, N, 3, H, W]")
-        scenes, views, _, height, width = images.shape
-        if not 1 <= views <= MAX_VIEWS:
-            raise InputError("images", f"{views} views", f"expected 1 to {MAX_VIEWS}")
-        if len(cameras) != scenes * views:
-            raise InputError("cameras", len(cameras), f"expected {scenes * views}, one for every image")
-        if bool((cameras.sizes != cameras.sizes.new_tensor([height, width])).any()):
-            found = cameras.sizes.tolist()
-            raise InputError("cameras.sizes", found, f"expected the images' size {[height, width]}")
-        if depth_ranges.shape != (scenes, 2) or not bool(
-            ((depth_ranges[:, 0] > 0) & (depth_ranges[:, 0] < depth_ranges[:, 1])).all()
-        ):
-            raise InputError("depth_ranges", depth_ranges.tolist(), "expected 0 < near < far for every scene")
-        if present is None:
-            present = torch.ones(scenes, views, dtype=torch.bool)
-        present = present.cpu()
-        if present.shape != (scenes, views) or not bool(present.any(dim=1).all()):
-            raise InputError("present", present.tolist(), "expected one or more views in every scene")
-        maps = self.encoder(images.flatten(0, 1).to(self.encoder.stem.weight.dtype), self.sampling)
-        return Context(maps.unflatten(0, (scenes, views)), images, cameras, depth_ranges, present)
+        return encode_context(self.encoder, self.sampling, images, cameras, depth_ranges, present)
 
     def forward(
         self,
@@ -218,17 +183,10 @@ class EpipolarTransformer(ModelMixin, ConfigMixin):
         `rays_at_once` splits the rays of a query, which changes nothing but memory (with gradients: no
         split unless asked). Raises `InputError` for a query without any context view left.
         """
-        scenes, views = context.present.shape
-        if len(query) == 0 or len(query) % scenes:
-            raise InputError(
-                "query", len(query), f"expected a multiple of {scenes}, the same for every scene"
-            )
+        views = context.present.shape[1]
         height, width = context.images.shape[-2:]
         device = context.maps.device
-        if bool((query.sizes != query.sizes.new_tensor([height, width])).any()):
-            raise InputError("query.sizes", query.sizes.tolist(), f"expected the images' {[height, width]}")
-        relative = relative_transforms(query, context.cameras, scenes)
-        hidden = self._hidden_views(context, relative, own)
+        relative, hidden = place_query(context, query, own)
         depths = spread_depths(context.depth_ranges.to(device), self.config["num_depths"])
         grid = {"dtype": depths.dtype, "device": device}
         pixels = ray_pixels(rows, columns, height, width, self.sampling, **grid)
@@ -240,22 +198,6 @@ class EpipolarTransformer(ModelMixin, ConfigMixin):
             samples = sample_rays(some, query, context.cameras, depths, relative)
             parts.append(self._look(context, samples, hidden, attention))
         return self._assemble(parts, depths, rows, columns)
-
-    def _hidden_views(self, context: Context, relative: Tensor, own: Own) -> Tensor | None:
-        """bool [B, Q, N] views that a query may not see; None where all see all."""
-        hidden = ~context.present[:, None].expand(relative.shape[:3])
-        same = same_cameras(relative, context.depth_ranges).cpu() & ~hidden
-        if own == "refuse" and bool(same.any()):
-            scene, query, view = (int(i) for i in same.nonzero()[0])
-            raise InputError(
-                f"query[{scene}, {query}]", f"is context view {view}", "expected a camera of no context view"
-            )
-        if own == "hide":
-            hidden = hidden | same
-        if bool(hidden.all(dim=2).any()):
-            scene, query = (int(i) for i in hidden.all(dim=2).nonzero()[0])
-            raise InputError(f"query[{scene}, {query}]", "has no context view but itself", "expected another")
-        return hidden.to(context.maps.device) if bool(hidden.any()) else None
 
     def _look(
         self, context: Context, samples: RaySamples, hidden: Tensor | None, attention: bool
@@ -278,6 +220,8 @@ class EpipolarTransformer(ModelMixin, ConfigMixin):
         seen = shown[1]
         if self.config["mark_visible"]:
             shown.append(samples.visible[..., None].to(dtype))
+        if self.config["compare"]:
+            shown.append(compare_views(seen, samples.visible, hidden))
         tokens = torch.cat([other_ray, depth, *shown], dim=-1)  # [B, Q, N, R, D, *]
 
         # Over the views at each point.
@@ -341,12 +285,33 @@ def build_eft(preset: Literal["compact", "paper"]) -> EpipolarTransformer:
         num_layers=2,
         num_heads=4,
         dropout=0.0,
-        half_range=0.9,
+        half_range=0.75,
         normalization="group",
         sampling="exact",
         mark_visible=True,
         blend=True,
+        compare=True,
     )
+
+
+def compare_views(colors: Tensor, visible: Tensor, hidden: Tensor | None) -> Tensor:
+    """[B, Q, N, R, D, 8] the same for all N views: what they show at a point.
+
+    Mean and standard deviation of the colours [B, Q, N, R, D, 3] of the views in whose image the point
+    falls (`visible` bool [B, Q, N, R, D]; `hidden` bool [B, Q, N] takes views out), the least distance of
+    such a colour from white (near 0: some view sees past the point), and the number of such views over
+    eight.
+    """
+    counted = visible if hidden is None else visible & ~hidden[:, :, :, None, None]
+    weights = counted[..., None].to(colors.dtype)
+    count = weights.sum(dim=2, keepdim=True)
+    mean = (colors * weights).sum(dim=2, keepdim=True) / count.clamp_min(1)
+    variance = ((colors - mean).square() * weights).sum(dim=2, keepdim=True) / count.clamp_min(1)
+    darkness = (1 - colors).amax(dim=-1, keepdim=True).masked_fill(~counted[..., None], 1.0)
+    together = torch.cat(
+        [mean, (variance + 1e-6).sqrt(), darkness.amin(dim=2, keepdim=True), count / MAX_VIEWS], dim=-1
+    )
+    return together.expand(*colors.shape[:-1], NUM_COMPARED)
 
 
 def choose_context(

@@ -41,10 +41,17 @@ class RaySamples:
     """[B, Q, N, R, D, 2] in pixels of the context images."""
     visible: Tensor
     """bool [B, Q, N, R, D]: in front of the context camera and inside its image."""
+    positions: Tensor
+    """[B, Q, N, R, D, 3] the points in the context cameras' (OpenCV) axes."""
     query_rays: Tensor
     """[B, Q, R, 6] unit direction and moment (zero: the origin is the camera) in the query frame."""
     context_rays: Tensor
     """[B, Q, N, R, D, 6] unit direction from context camera to point, and moment, in the query frame."""
+
+    @property
+    def query_directions(self) -> Tensor:
+        """[B, Q, R, 3] unit directions of the rays in the query cameras' (OpenCV) axes."""
+        return self.query_rays[..., :3] * self.query_rays.new_tensor(_HALF_TURN)
 
 
 def depth_range(
@@ -148,6 +155,7 @@ def sample_rays(
             depths=depths,
             pixels=where,
             visible=visible,
+            positions=seen,
             query_rays=plucker(torch.zeros_like(unit), unit),
             context_rays=plucker(centers, towards),
         )

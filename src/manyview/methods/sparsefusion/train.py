@@ -1,4 +1,5 @@
-"""Training of SparseFusion: epipolar transformer (EFT) and diffusion model (VLDM), jointly or in turn.
+"""Training of SparseFusion: epipolar transformer (EFT) and diffusion model (VLDM), jointly or in turn; and of
+the regressor that is their baseline, on the same examples.
 
 Shapes: B items, K context views at most, L noise levels of an item, h x w latent cells.
 """
@@ -8,24 +9,27 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from manyview.errors import InputError
-from manyview.methods.sparsefusion.eft import Context, EftAnswer, EpipolarTransformer, build_eft
+from manyview.methods.sparsefusion.context import Context
+from manyview.methods.sparsefusion.eft import EpipolarTransformer, build_eft
 from manyview.methods.sparsefusion.epipolar import ray_pixels
 from manyview.methods.sparsefusion.examples import Draw, Examples, PosedObjects, join_cameras
 from manyview.methods.sparsefusion.features import Sampling
+from manyview.methods.sparsefusion.regressor import PixelRegressor, build_regressor
 from manyview.methods.sparsefusion.unet import VldmUnet, build_vldm
 from manyview.methods.sparsefusion.vldm import build_scheduler, denoising_loss
 from manyview.sampling.noise import item_integers, item_noise, item_uniform
 from manyview.training.task import Task
 from manyview.types import Cameras
 
-Stage = Literal["joint", "eft", "vldm"]
+Stage = Literal["joint", "eft", "vldm", "regressor"]
+_WITH_LATENTS = ("joint", "vldm")
 _STREAMS = {"time": 1, "drop": 2, "noise": 3, "rays": 4}
 _LAST_TIME = 0.999
 """At 1 the log signal-to-noise ratio is rounding."""
@@ -90,11 +94,16 @@ def lattice_pixels(pictures: Tensor, offsets: Tensor, side: int) -> Tensor:
 
 
 class SparseFusionNetwork(nn.Module):
-    """Both networks in one, as the training loop wants it. Without `unet` it is the EFT alone; with
-    `frozen` the EFT is only looked at."""
+    """Both networks in one, as the training loop wants it. Without `unet` it is the EFT alone, or the
+    regressor in its place; with `frozen` the EFT is only looked at."""
 
-    def __init__(self, eft: EpipolarTransformer, unet: VldmUnet | None, *, frozen: bool = False) -> None:
+    def __init__(
+        self, eft: EpipolarTransformer | PixelRegressor, unet: VldmUnet | None, *, frozen: bool = False
+    ) -> None:
         super().__init__()
+        assert unet is None or isinstance(eft, EpipolarTransformer), (
+            "the regressor has nothing to denoise with"
+        )
         self.eft, self.unet, self.frozen = eft, unet, frozen
         if frozen:
             eft.requires_grad_(False).eval()
@@ -139,14 +148,16 @@ class SparseFusionNetwork(nn.Module):
                     color_grid,
                     cells,
                 )
-            features.append(found)
-            colors.append(color)
+            if found is not None:
+                features.append(found)
+            if color is not None:
+                colors.append(color)
         back = torch.tensor(rows, device=images.device).argsort()
         answer = {}
         if color_grid is not None:
             answer["colors"] = torch.cat(colors)[back]
         if denoise is not None:
-            assert self.unet is not None, "the stage eft has nothing to denoise"
+            assert self.unet is not None, "this stage has nothing to denoise"
             condition = torch.cat(features)[back]
             levels = len(denoise["clean"]) // len(condition)
             condition = condition.repeat_interleave(levels, 0)
@@ -167,14 +178,16 @@ class SparseFusionNetwork(nn.Module):
         color_query: Cameras | None,
         color_grid: tuple[int, int] | None,
         cells: tuple[int, ...] | None,
-    ) -> tuple[Tensor, Tensor]:
-        """Features over the latent's cells, and colours of `color_query` or, without one, of these rays."""
-        answers: list[EftAnswer] = []
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Features over the latent's `cells`, if any, and colours of `color_query` or, without one, of those
+        cells' rays."""
+        features = colors = None
         if cells is not None:
-            answers.append(self.eft(context, query, *cells))
+            found = self.eft(context, query, *cells)
+            features, colors = found.features[:, 0], found.colors[:, 0]
         if color_query is not None and color_grid is not None:
-            answers.append(self.eft(context, color_query, *color_grid))
-        return answers[0].features[:, 0], answers[-1].colors[:, 0]
+            colors = self.eft(context, color_query, *color_grid).colors[:, 0]
+        return features, colors
 
 
 class SparseFusionTask(Task):
@@ -182,7 +195,7 @@ class SparseFusionTask(Task):
 
     `stage`: `joint` trains both networks from one loss, as published, so the diffusion's error shapes the
     EFT's features too; `eft` trains the EFT on colours alone; `vldm` trains the denoiser on the features of
-    the frozen EFT that `initial` holds.
+    the frozen EFT that `initial` holds; `regressor` trains the baseline of `regressor.py` as `eft` does.
 
     `rays_at_once`: colours are learned on so many rays of the full-size image (the square of a divisor of its
     side), another lattice of them every item; 0 learns them on the grid of latent cells against the mean
@@ -210,8 +223,8 @@ class SparseFusionTask(Task):
         initial: Path | None = None,
         data_name: str = "",
     ) -> None:
-        if stage not in ("joint", "eft", "vldm"):
-            raise InputError("--stage", stage, "expected joint, eft or vldm")
+        if stage not in get_args(Stage):
+            raise InputError("--stage", stage, f"expected one of {', '.join(get_args(Stage))}")
         if noise_levels < 1:
             raise InputError("--noise-levels", noise_levels, "expected at least 1")
         if stage == "vldm" and (initial is None or not (initial / "eft").is_dir()):
@@ -225,7 +238,7 @@ class SparseFusionTask(Task):
                 line = f"expected views of {self.examples.size}, as in the training data"
                 raise InputError("--validation", self.validation.size, line)
         latents = self.examples.sets[0].latents
-        if latents is None and stage != "eft":
+        if latents is None and stage in _WITH_LATENTS:
             raise InputError("latents", "not given", f"expected them for the stage {stage}")
         self.cells = self._latent_cells(latents)
         self.latent_channels = None if latents is None else int(latents.shape[2])
@@ -259,15 +272,21 @@ class SparseFusionTask(Task):
             "examples": len(self.examples),
         }
 
+    @property
+    def component(self) -> Literal["eft", "regressor"]:
+        """Name of the network that tells colours."""
+        return "regressor" if self.stage == "regressor" else "eft"
+
     def build(self) -> nn.Module:
         """Fresh networks, or those that `initial` (an export) has."""
         folder = self.initial
-        if folder is not None and (folder / "eft").is_dir():
-            eft: Any = EpipolarTransformer.from_pretrained(str(folder / "eft"), local_files_only=True)
+        if folder is not None and (folder / self.component).is_dir():
+            kind: Any = PixelRegressor if self.stage == "regressor" else EpipolarTransformer
+            eft: Any = kind.from_pretrained(str(folder / self.component), local_files_only=True)
         else:
-            eft = self.build_eft()
+            eft = self.build_regressor() if self.stage == "regressor" else self.build_eft()
         unet: Any = None
-        if self.stage != "eft":
+        if self.stage in _WITH_LATENTS:
             if folder is not None and (folder / "unet").is_dir():
                 unet = VldmUnet.from_pretrained(str(folder / "unet"), local_files_only=True)
             else:
@@ -278,6 +297,10 @@ class SparseFusionTask(Task):
     def build_eft(self) -> EpipolarTransformer:
         """A fresh EFT of the preset."""
         return build_eft(self.preset)
+
+    def build_regressor(self) -> PixelRegressor:
+        """A fresh regressor of the preset."""
+        return build_regressor(self.preset)
 
     def build_unet(self, condition_channels: int) -> VldmUnet:
         """A fresh denoiser of the preset for the data's latents."""
@@ -313,9 +336,9 @@ class SparseFusionTask(Task):
         return figures
 
     def export(self, model: nn.Module, folder: Path) -> None:
-        """`eft`, and but for the stage `eft` also `unet` and `scheduler`: component folders, float16."""
+        """`eft` or `regressor`, and where there is one `unet` and `scheduler`: component folders, float16."""
         assert isinstance(model, SparseFusionNetwork), "the SparseFusion task trains a SparseFusionNetwork"
-        model.eft.half().save_pretrained(folder / "eft")
+        model.eft.half().save_pretrained(folder / self.component)
         if model.unet is not None:
             unet = model.unet
             frequencies = unet.noise_level.frequencies.detach().float().clone()
@@ -356,7 +379,7 @@ class SparseFusionTask(Task):
         elif self.stage != "vldm":
             grid = self.cells
             target, valid = F.interpolate(target, grid, mode="area"), valid_cells(valid, *grid)
-        denoise = None if self.stage == "eft" else self._denoise(batch, items, seed)
+        denoise = None if self.stage not in _WITH_LATENTS else self._denoise(batch, items, seed)
         cameras = [context for context, _, _ in found]
         answer = model(batch["context"], cameras, centers, query, color_query, grid, denoise)
         parts, squared = {}, None

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 from manyview.bench.fewview_options import HEADLINE, FewviewOptions
-from manyview.bench.fewview_rows import recorded_distill
 from manyview.bench.fewview_run import evaluate_fewview
 from manyview.cli.flags import check_output, torch_device, torch_dtype
 from manyview.cli.progress import TerminalProgress, silence_loading
@@ -148,7 +147,7 @@ def choose_sampler(trial: Trial) -> dict[str, Any]:
 
 def choose_distillation(trial: Trial) -> dict[str, Any]:
     """`distill`: the options that differ from the defaults, found one after the other."""
-    best = recorded_distill(trial.pipeline)
+    best = trial.pipeline.default_distillation
     first: float | None = None
     for name in TRIED:
         option = _OPTION_OF.get(name, name)

@@ -23,7 +23,7 @@ from fewview_weights import (
 
 from manyview.bench.fewview import deal_frames, deal_scene, read_frames
 from manyview.bench.fewview_options import FewviewOptions
-from manyview.bench.fewview_rows import FitAnswerer, Row, baseline_rows, copy_nearest, recorded_distill
+from manyview.bench.fewview_rows import FitAnswerer, Row, baseline_rows, copy_nearest
 from manyview.bench.fewview_run import evaluate_fewview
 from manyview.cli.shell import run_command
 from manyview.data.render.jobs import render_procedural
@@ -301,8 +301,8 @@ def test_recorded_choices(bundles: dict[str, Path]) -> None:
     """Sampler and distillation of the weights' settings are what an unset option stands for."""
     pipeline = load("sparsefusion", bundles["sparsefusion"])
     assert pipeline.choose_sampler(None, None) == ("ddim", 3)
-    assert recorded_distill(pipeline).rounds == 2
-    assert recorded_distill(tiny_pipeline()).rounds == QUICK_DISTILL.__class__().rounds
+    assert pipeline.default_distillation.rounds == 2
+    assert tiny_pipeline().default_distillation.rounds == QUICK_DISTILL.__class__().rounds
 
 
 def test_the_command(

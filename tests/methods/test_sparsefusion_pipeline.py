@@ -15,10 +15,13 @@ from torch.testing import assert_close
 from manyview.errors import InputError
 from manyview.geometry.normalization import Similarity
 from manyview.geometry.trajectories import orbit
+from manyview.lift.field.box import Box
+from manyview.lift.mesh.options import MeshOptions
+from manyview.lift.sdf.model import SdfField
 from manyview.lift.volume_files import Volume
 from manyview.methods import load
 from manyview.methods.sparsefusion.pipeline import SparseFusionPipeline, join_views
-from manyview.methods.sparsefusion.products import attention_pictures
+from manyview.methods.sparsefusion.products import RENDERS, attention_pictures, look_around, make_mesh
 from manyview.types import Views
 
 STILL = Similarity(1.0, torch.eye(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64))
@@ -134,6 +137,27 @@ def test_attention_pictures(pipeline: SparseFusionPipeline, views: Views):
     plain = torch.cat([torch.cat(list(frames.images), dim=2)] * 3, dim=1)
     share = float(((points - plain).abs().amax(dim=0) > 0.02).float().mean())
     assert 0.01 < share < 0.7  # dots on the pictures, which are still there
+
+
+def test_a_surface_becomes_a_mesh_and_the_lift_sees_all_sides(views: Views):
+    # A sphere of radius 3 at (40, -7, 3): the mesh has its middle and extent, whatever the world's scale.
+    box = Box(low=(36.0, -11.0, -1.0), voxel=0.5, shape=(17, 17, 17))
+    middle = torch.tensor([40.0, -7.0, 3.0])
+    distance = (torch.linalg.vector_norm(box.nodes() - middle, dim=1) - 3) / box.voxel
+    field = SdfField(box, distance.reshape(box.shape), sharpness=4.0)
+    far = Similarity(8.0, torch.eye(3, dtype=torch.float64), middle.double())
+    given = replace(
+        views[[0, 2]], cameras=far.apply_to_cameras(views.cameras[[0, 2]].to(torch.float64)).to(torch.float32)
+    )
+    seen = look_around(field, given)
+    assert len(seen.views) == 2 + RENDERS
+    assert bool(seen.views.observed.all())
+    assert float(seen.views.masks[2:].amax(dim=(1, 2, 3)).min()) > 0.9
+    assert seen.weights.tolist()[:3] == [1, 1, 0.25]
+    mesh = make_mesh(seen, options=MeshOptions(resolution=16, num_faces=300, texture_size=32))
+    low, high = torch.from_numpy(mesh.bounds.copy())
+    assert_close(((low + high) / 2).float(), middle, atol=0.3, rtol=0)
+    assert_close((high - low).float(), torch.full((3,), 6.0), atol=0.5, rtol=0)
 
 
 def test_joined_views(views: Views):

@@ -13,7 +13,6 @@ from torch import Tensor
 from manyview.bench.fewview_options import BASELINES, HEADLINE, REGRESSOR, FewviewOptions
 from manyview.geometry.normalization import focus_point
 from manyview.lift.reconstruction import Kind, ReconstructOptions, reconstruct
-from manyview.methods.sparsefusion.distill_options import DistillOptions
 from manyview.methods.sparsefusion.pipeline import Mode, SparseFusionPipeline
 from manyview.methods.sparsefusion.regressor import PixelRegressor
 from manyview.methods.sparsefusion.teacher import object_center
@@ -140,7 +139,7 @@ def sparsefusion_rows(
     recorded = float(pipeline.config["default_guidance"])
     guidance = recorded if options.guidance is None else options.guidance
     given: dict[Mode, dict[str, Any]] = {
-        "field": {"options": options.distill or recorded_distill(pipeline)},
+        "field": {"options": options.distill or pipeline.default_distillation},
         "eft": {"rows": options.ray_rows},
         "vldm": {"num_steps": num_steps, "solver": solver, "guidance": guidance},
     }
@@ -154,12 +153,6 @@ def sparsefusion_rows(
         )
         for name in names
     ]
-
-
-def recorded_distill(pipeline: SparseFusionPipeline) -> DistillOptions:
-    """The distillation recorded with the weights (`distill` of a bundle's settings), else the defaults."""
-    settings = {} if pipeline.bundle is None else pipeline.bundle.settings
-    return DistillOptions(**settings.get("distill", {}))
 
 
 def regressor_row(

@@ -118,7 +118,8 @@ def run_capture(options: Options, bundle: Bundle, resolution: int, progress: Pro
         num_steps=options.steps,
         solver=cast("VldmSolver | None", options.solver),
         guidance=options.guidance,
-        options=options.distill if flags.mode == "field" else None,
+        # Flags left alone leave the choice to the weights.
+        options=options.distill if options.distill != DistillOptions() else None,
         rows=flags.rows,
         depths=flags.attention,
         checkpoint=stages if flags.mode == "field" else None,

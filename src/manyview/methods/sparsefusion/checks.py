@@ -29,10 +29,12 @@ _REACH = 1.0
 at most; an object of size 1 at 1.5 ends after half of it."""
 _ALLOWED = 0.3
 """A point is inside a mask from this coverage on."""
-IMPOSSIBLE, DOUBTFUL, CURIOUS = 0.2, 0.95, 0.985
-"""Shares of a mask that the others allow: below the first there is no common object, below the second
-something is wrong, below the third an explanation is looked for."""
+_SLACK = 2 / 128
+"""Share of the picture's side by which a mask may be too small: cameras and masks are never exact."""
+IMPOSSIBLE = 0.2
+"""Share of a mask that the others allow below which there is no common object."""
 EXPLAINED = 0.99
+"""Share that a change to the input has to reach to pass for an explanation."""
 MATCHING = 0.2
 """Share of a view's pixels that another view is expected to show too; the rest may be hidden there."""
 DIFFERENT_COLORS = {90.0: 0.04, 180.0: 0.12}
@@ -83,15 +85,20 @@ def check_views(views: Views, *, argument: str = "INPUT") -> list[Finding]:
         line = f"{agreement.worst:.0%} of its outline fits the other views: they share no object"
         raise InputError(argument, frame, f"{line}; expected the right cameras and one object")
     odd = _color_misfit(small, agreement)
-    if agreement.worst < CURIOUS:
-        explained = _explain(small, agreement)
-        if explained is not None:
-            found.append(explained)
-        elif agreement.worst < DOUBTFUL:
-            found.append(_outline_finding(small, agreement))
+    if agreement.worst < doubtful_share(len(small)):
+        found.append(_explain(small, agreement) or _outline_finding(small, agreement))
     if odd is not None:
         found.insert(0, _color_finding(small, agreement, odd))
     return found
+
+
+def doubtful_share(num_views: int) -> float:
+    """Share of a mask that the others allow below which something is wrong.
+
+    Errors of cameras and masks add up over the views: 0.985 of two, 0.965 of six and more. Renders of the
+    validation objects with cameras off by 0.2 degrees and masks off by a pixel stay above it.
+    """
+    return 0.99 - 0.005 * min(num_views - 1, 5)
 
 
 def measure(views: Views, *, rays: int = RAYS, depths: int = DEPTHS, seed: int = 0) -> Agreement:
@@ -102,6 +109,8 @@ def measure(views: Views, *, rays: int = RAYS, depths: int = DEPTHS, seed: int =
     count = len(views)
     draw = torch.Generator().manual_seed(seed)
     images = views.over(1.0)
+    slack = max(1, round(_SLACK * max(masks.shape[-2:])))
+    wider = torch.nn.functional.max_pool2d(masks, 2 * slack + 1, 1, slack)
     outlines = torch.ones(count)
     pairs = torch.ones(count, count)
     colors = torch.full((count, count), torch.inf)
@@ -116,7 +125,7 @@ def measure(views: Views, *, rays: int = RAYS, depths: int = DEPTHS, seed: int =
         points = _along(pixels, cameras[view], depths)
         places, ahead = project(points[None], cameras[others])
         # Beyond a picture its border goes on: an object that it cuts off may reach there, no other.
-        covered = sample_images(masks[others], places, padding="border")[:, 0]
+        covered = sample_images(wider[others], places, padding="border")[:, 0]
         shown = inside_image(places, cameras.sizes[others]) & (ahead > 0)
         allowed = (covered > _ALLOWED) & (ahead > 0)
         together = allowed.all(dim=0)

@@ -124,6 +124,12 @@ class SparseFusionPipeline(DiffusionPipeline):
         pictures = 400 * 16 * 3 * side**2 * 4
         return weights + features + max(tokens, pictures)
 
+    @property
+    def default_distillation(self) -> DistillOptions:
+        """The distillation recorded with the weights (`distill` in a bundle), else the defaults."""
+        settings = {} if self.bundle is None else self.bundle.settings
+        return DistillOptions(**settings.get("distill", {}))
+
     def choose_sampler(self, solver: VldmSolver | None, num_steps: int | None) -> tuple[VldmSolver, int]:
         """What is given, and the weights' choice for what is not; their steps go with their solver only."""
         own: VldmSolver = self.config["default_solver"]
@@ -146,7 +152,7 @@ class SparseFusionPipeline(DiffusionPipeline):
         return distill(
             self.teacher,
             views,
-            options or DistillOptions(),
+            options or self.default_distillation,
             seed=seed,
             progress=progress or silent,
             test_cameras=test_cameras,
@@ -194,7 +200,7 @@ class SparseFusionPipeline(DiffusionPipeline):
         given = teacher.frames(views)
         field: Volume | None = None
         if mode == "field":
-            options = options or DistillOptions()
+            options = options or self.default_distillation
             distilled = self.distill(
                 views,
                 options,

@@ -124,6 +124,20 @@ def test_views_to_mesh(tmp_path: Path) -> None:
     assert min(levels) > 18
 
 
+def test_few_views_to_field(tmp_path: Path) -> None:
+    sys.path.append(str(ROOT / "tests" / "methods"))
+    from tiny_fewview import write_tiny_bundle
+
+    weights = write_tiny_bundle(tmp_path / "weights")
+    words = ("--weights", weights, "--rounds", "0", "--steps", "15", "--out", tmp_path / "field")
+    done = run("05_few_views_to_field.py", *words)
+    assert done.returncode == 0, done.stderr
+    result = Result.load(tmp_path / "field")
+    assert result.views.observed.tolist() == [True] * 2 + [False] * 8
+    assert (tmp_path / "field" / "field.safetensors").stat().st_size > 1000
+    assert "8 views made from a distance of 1.50" in done.stdout
+
+
 def test_examples_are_numbered_and_say_what_they_show() -> None:
     names = sorted(path.name for path in (ROOT / "examples").glob("*.py"))
     assert [name[:3] for name in names] == [f"{number:02d}_" for number in range(1, len(names) + 1)]

@@ -1,11 +1,13 @@
 """Put trained components into the package as its compact weights, or into another folder.
 
     python papers/compact/bundle.py --vae runs/vae/export --image-encoder runs/image_encoder/export \
-        --dimvis runs/dimvis/export --one2one runs/one2one/export
+        --dimvis runs/dimvis/export --one2one runs/one2one/export \
+        --sparsefusion runs/sparsefusion_vldm/export --pixelnerf runs/regressor/export
 
 Components left out keep what is there. For DiMViS, `--guidance 3 1 1` records the guidance found on
 validation objects for 1, 2 and 3 references (papers/dimvis/choose_guidance.py), `--sampler dpm 4` the solver
-and steps of answers for which none are asked. With `--out DIR` the method m is then
+and steps of answers for which none are asked. For SparseFusion `--sparsefusion-settings` names the file in
+which papers/sparsefusion/choose.py wrote sampler and distillation. With `--out DIR` the method m is then
 `manyview.load(m, weights="DIR/m")`.
 """
 
@@ -21,13 +23,20 @@ from pathlib import Path
 from typing import Any
 
 from manyview.errors import InputError
+from manyview.io.manifest import read_json
 from manyview.sampling.solvers import SOLVERS
 from manyview.weights.bundle import BUNDLE_FILE, COMPACT, write_bundle
 
 LICENCE = "Apache-2.0 (trained by the manyview authors on procedural objects and YCB scans, CC BY 4.0)"
 SHARED = {"vae": "../vae", "image_encoder": "../image_encoder"}
-OWN = ("unet", "conditioner", "scheduler")
-METHODS = ("dimvis", "one2one")
+_DENOISER = ("unet", "conditioner", "scheduler")
+# Of each method the components it shares, and its own. `pixelnerf` is the regressor beside SparseFusion.
+METHODS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "dimvis": (("vae", "image_encoder"), _DENOISER),
+    "one2one": (("vae", "image_encoder"), _DENOISER),
+    "sparsefusion": (("vae",), ("eft", "unet", "scheduler")),
+    "pixelnerf": ((), ("regressor",)),
+}
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -38,11 +47,12 @@ def main(words: Sequence[str] | None = None) -> int:
         parser.add_argument(flag, type=Path, help="export folder of its training run")
     parser.add_argument("--guidance", type=float, nargs="*", help="DiMViS guidance for 1, 2, 3 references")
     parser.add_argument("--sampler", nargs=2, metavar=("SOLVER", "STEPS"), help="DiMViS solver and steps")
+    parser.add_argument("--sparsefusion-settings", type=Path, help="what choose.py wrote")
     parser.add_argument("--out", type=Path, default=COMPACT, help="folder of the bundles; the package's")
     given = parser.parse_args(words)
     try:
         exports = {name: getattr(given, name) for name in (*SHARED, *METHODS)}
-        write(given.out, exports, given.guidance, given.sampler)
+        write(given.out, exports, given.guidance, given.sampler, given.sparsefusion_settings)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -56,6 +66,7 @@ def write(
     exports: dict[str, Path | None],
     guidance: list[float] | None,
     sampler: tuple[str, str] | None = None,
+    sparsefusion_settings: Path | None = None,
 ) -> None:
     """Bundles of every method that is given or already in `out`. Raises `InputError` before any copy if an
     export lacks a component, or a method would be left without a codec or an image encoder."""
@@ -66,13 +77,14 @@ def write(
         if sampler[0] not in SOLVERS or not sampler[1].isdigit() or int(sampler[1]) < 1:
             raise InputError("--sampler", " ".join(sampler), f"expected one of {SOLVERS} and its steps")
         chosen |= {"solver": sampler[0], "steps": int(sampler[1])}
+    settings_of = {"dimvis": chosen, "sparsefusion": _read_settings(sparsefusion_settings)}
     copies: list[tuple[Path, Path]] = []
     for name, source in exports.items():
         if source is None:
             continue
         parts = {source: out / name}
         if name in METHODS:
-            parts = {source / part: out / name / part for part in OWN}
+            parts = {source / part: out / name / part for part in METHODS[name][1]}
         for folder, target in parts.items():
             if not any(folder.glob("*config.json")):
                 accepted = f"expected a component with its config.json in {folder.name}"
@@ -80,9 +92,10 @@ def write(
             copies.append((folder, target))
     methods = [name for name in METHODS if exports.get(name) is not None or (out / name).is_dir()]
     for name in SHARED:
-        if methods and exports.get(name) is None and not (out / name).is_dir():
+        users = [method for method in methods if name in METHODS[method][0]]
+        if users and exports.get(name) is None and not (out / name).is_dir():
             raise InputError(
-                "--" + name.replace("_", "-"), "not given", f"and {out} holds none for {methods[0]}"
+                "--" + name.replace("_", "-"), "not given", f"and {out} holds none for {users[0]}"
             )
     for source, target in copies:
         _replace(source, target)
@@ -91,16 +104,26 @@ def write(
         settings = {}
         if (folder / BUNDLE_FILE).is_file():
             settings = json.loads((folder / BUNDLE_FILE).read_text())["settings"]
-        if method == "dimvis":
-            settings |= chosen
+        settings |= settings_of.get(method, {})
+        shared, own = METHODS[method]
         write_bundle(
             folder,
             name="compact",
             method=method,
             licence=LICENCE,
-            components={**SHARED, **{part: part for part in OWN}},
+            components={**{name: SHARED[name] for name in shared}, **{part: part for part in own}},
             settings=settings,
         )
+
+
+def _read_settings(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    settings = read_json(path).get("settings") if path.is_file() else None
+    if not isinstance(settings, dict):
+        accepted = "expected the file that papers/sparsefusion/choose.py writes"
+        raise InputError("--sparsefusion-settings", str(path), accepted)
+    return settings
 
 
 def _replace(source: Path, target: Path) -> None:

@@ -1,11 +1,12 @@
-"""All compact weights from nothing: data, the shared codec and image encoder, DiMViS, the baseline, a bundle.
+"""All compact weights from nothing: data, codec and image encoder, DiMViS, SparseFusion, baselines, a bundle.
 
     python papers/compact/train_all.py --work runs/compact --meshes YCB
 
 YCB: a folder with the YCB scans as mesh files, of which every tenth by name, from the first on, is held out
-for validation. Stages: data, vae, image_encoder, dimvis, one2one, bundle. A finished stage is skipped and a
-begun one gone on with, so that after Ctrl-C, a kill or the end of `--minutes` the same words continue. Exit
-codes: 0 done, 2 bad input, 130 stopped. docs/training/README.md says more.
+for validation. Stages: data, vae, image_encoder, dimvis, one2one, sparsefusion_eft, sparsefusion_vldm,
+regressor, bundle. A finished stage is skipped and a begun one gone on with, so that after Ctrl-C, a kill or
+the end of `--minutes` the same words continue. Exit codes: 0 done, 2 bad input, 130 stopped.
+docs/training/README.md says more.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from diffusers import AutoencoderKL
@@ -39,15 +40,20 @@ from manyview.io.atomic import write_text_atomic
 from manyview.methods.dimvis.model import DimvisOptions
 from manyview.methods.dimvis.train import DimvisTask
 from manyview.methods.one2one.train import One2OneTask
+from manyview.methods.sparsefusion.examples import PosedObjects, open_posed
+from manyview.methods.sparsefusion.train import SparseFusionTask, Stage
 from manyview.nets.autoencoder import encode
 from manyview.nets.image_encoder import embed
 from manyview.training.autoencoder import AutoencoderTask
 from manyview.training.config import TrainConfig
+from manyview.training.encoding import encode_latents
 from manyview.training.image_encoder import ImageEncoderTask
 from manyview.training.loop import fit
 from manyview.training.task import Task
 
-STAGES = ("data", "vae", "image_encoder", "dimvis", "one2one", "bundle")
+POSED = ("sparsefusion_eft", "sparsefusion_vldm", "regressor")
+"""Stages that learn from views with their cameras."""
+STAGES = ("data", "vae", "image_encoder", "dimvis", "one2one", *POSED, "bundle")
 
 
 # ---- The recipe of the weights in the package. `--scale` multiplies NUM_OBJECTS and every `steps`. ----
@@ -60,6 +66,9 @@ MESH_TURNS = 6
 """Random placements of every training mesh, each an example of its own."""
 MESH_REPEATS = 3
 """How often the denoisers see the placed meshes where they see a procedural object once."""
+NUM_RIGS = 16
+"""For the posed stages: rigs of 16 cameras anywhere (the protocol random), each with objects of its own:"""
+RIG_OBJECTS = 50
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +90,9 @@ class Part:
 
 
 DENOISER = {"steps": 5000, "batch_size": 16, "lr": 1e-3, "warmup_steps": 50, "optimizer": "muon"}
+# Shares: procedural objects, meshes, and the rigs of random cameras together.
+POSED_DATA = {"shares": (0.5, 0.25, 0.25), "context_views": (1, 6)}
+COLORS = {"batch_size": 8, "lr": 1e-3, "warmup_steps": 50, "optimizer": "muon", "ema_decay": 0.998}
 PARTS = {
     # A fresh codec sees small crops and many negatives, which teach it colour; then larger, truer ones.
     "vae_48": Part(
@@ -161,6 +173,38 @@ PARTS = {
         weight_decay=0.01,
         seed=0,
         options={"prediction": "v_prediction", "time_exponent": 0.7},
+    ),
+    "sparsefusion_eft": Part(
+        stage="sparsefusion_eft",
+        **COLORS,
+        steps=1400,
+        weight_decay=0.01,
+        seed=1,
+        validate_every=150,
+        options={**POSED_DATA, "rays_at_once": 64},
+    ),
+    "sparsefusion_vldm": Part(
+        stage="sparsefusion_vldm",
+        steps=5000,
+        batch_size=8,
+        lr=1e-3,
+        warmup_steps=50,
+        optimizer="muon",
+        ema_decay=0.998,
+        weight_decay=0.01,
+        seed=2,
+        validate_every=500,
+        options={**POSED_DATA, "noise_levels": 4, "initial": "sparsefusion_eft"},
+    ),
+    # As the EFT, on the same examples.
+    "regressor": Part(
+        stage="regressor",
+        **COLORS,
+        steps=1400,
+        weight_decay=0.01,
+        seed=1,
+        validate_every=150,
+        options={**POSED_DATA, "rays_at_once": 64},
     ),
 }
 
@@ -250,6 +294,24 @@ class Making:
         held = {"objects": count, "turns": MESH_TURNS, "held_out": [path.name for path in held_out]}
         write_text_atomic(done, json.dumps(held, indent=1) + "\n")
 
+    def _make_rigs(self) -> list[Path]:
+        """Packed data sets of procedural objects that no other stage sees, each with cameras of its own."""
+        count, first = scaled(RIG_OBJECTS, self.given.scale), scaled(NUM_OBJECTS, self.given.scale)
+        folders = [self.data / "random" / f"rig{number:02d}" for number in range(NUM_RIGS)]
+        self.clock.start(NUM_RIGS * count, "procedural objects from anywhere")
+        for number, folder in enumerate(folders):
+            self.clock.check()
+            pack_procedural(
+                folder,
+                first + number * count,
+                count,
+                protocol_cameras("random", SIZE, name=folder.name),
+                device=self.device.type,
+                progress=self.clock.advance,
+            )
+        self.clock.finish()
+        return folders
+
     def _train(self, name: str, part: Part) -> None:
         out, given = self.runs / name, self.given
         if (out / "train.json").is_file():
@@ -291,6 +353,8 @@ class Making:
             return AutoencoderTask(folders, options.pop("shares"), validation, seed=part.seed, **options)
         if part.stage == "image_encoder":
             return ImageEncoderTask(folders, options["shares"], validation, seed=part.seed)
+        if part.stage in POSED:
+            return self._posed_task(part)
         latents, embeddings = self._encode([folders[0], *folders[1:] * MESH_REPEATS])
         shared = {
             "prediction": options.pop("prediction"),
@@ -303,6 +367,38 @@ class Making:
             return One2OneTask(latents, embeddings, **shared)
         sizes = DimvisOptions(latent_channels=latents.shape[2], context_dim=embeddings.shape[2], **options)
         return DimvisTask(latents, embeddings, sizes, validation=self._encode([validation]), **shared)
+
+    def _posed_task(self, part: Part) -> SparseFusionTask:
+        options = dict(part.options)
+        if options.get("initial"):
+            options["initial"] = self._export(options["initial"])
+        main = [self.data / "procedural", self.data / "meshes"]
+        rigs = self._make_rigs()
+        procedural, meshes, anywhere = options.pop("shares")
+        stage = cast(Stage, part.stage.removeprefix("sparsefusion_"))
+        *sets, validation = (self._open(folder, stage) for folder in (*main, *rigs, self.data / "validation"))
+        objects = scaled(NUM_OBJECTS, self.given.scale), scaled(RIG_OBJECTS, self.given.scale)
+        return SparseFusionTask(
+            sets,
+            stage,
+            shares=(procedural, meshes, *[anywhere / len(rigs)] * len(rigs)),
+            validation=validation,
+            seed=part.seed,
+            data_name=f"{objects[0]} procedural objects, meshes in {MESH_TURNS} placements, {len(rigs)} rigs"
+            f" of random cameras with {objects[1]} procedural objects each",
+            **options,
+        )
+
+    def _open(self, folder: Path, stage: Stage) -> PosedObjects:
+        """A packed data set with its cameras, and where the stage needs them its latents."""
+        views = PackedViews(folder)
+        posed = open_posed(views)
+        if stage != "vldm":
+            return posed
+        vae: Any = AutoencoderKL.from_pretrained(str(self._export("vae")), local_files_only=True)
+        root = self.work / "latents"
+        latents = encode_latents(views, root, vae, device=self.device, progress=self.clock)
+        return replace(posed, latents=latents)
 
     def _encode(self, folders: Iterable[Path]) -> tuple[Tensor, Tensor]:
         """Latents [N, A, C, h, w] and embeddings [N, A, D], float16, of all objects; kept on disk."""
@@ -335,8 +431,9 @@ class Making:
 
     def _make_bundle(self) -> None:
         words = [sys.executable, str(Path(__file__).with_name("bundle.py"))]
-        for name in ("vae", "image_encoder", "dimvis", "one2one"):
-            words += ["--" + name.replace("_", "-"), str(self._export(name))]
+        runs = {name: name for name in ("vae", "image_encoder", "dimvis", "one2one")}
+        for name, run in {**runs, "sparsefusion": "sparsefusion_vldm", "pixelnerf": "regressor"}.items():
+            words += ["--" + name.replace("_", "-"), str(self._export(run))]
         out = self.given.bundle or self.work / "bundle"
         done = subprocess.run([*words, "--out", str(out)])
         if done.returncode:

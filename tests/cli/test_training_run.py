@@ -18,6 +18,7 @@ from manyview.cli.train import _OVERRIDES, Options, train_config
 from manyview.data.latents import LatentCache
 from manyview.data.packed import PackedViews, describe, write_shard
 from manyview.errors import InputError
+from manyview.geometry.trajectories import orbit
 from manyview.io.images import write_png
 from manyview.io.scene import read_scene, write_scene
 from manyview.nets.autoencoder import encode
@@ -33,7 +34,9 @@ SHORT = ("--steps", "2", "--batch-size", "2", "--device", "cpu", "--dtype", "fp3
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A packed set of three orbits of 4 noise views, 128 pixels a side as the compact codec's."""
     folder = tmp_path_factory.mktemp("train")
-    describe(folder / "packed", {"source": "noise", "size": [128, 128]})
+    rig = orbit(4, size=128)
+    cameras = {"world_from_cam": rig.world_from_cam.tolist(), "K": rig.K.tolist()}
+    describe(folder / "packed", {"source": "noise", "size": [128, 128], **cameras})
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (3, 4, 8, 8, 3), dtype=np.uint8)
     write_shard(folder / "packed", 0, coarse.repeat(16, axis=2).repeat(16, axis=3))
@@ -47,12 +50,14 @@ def train(work: Path, target: str, *more: str) -> int:
 
 @pytest.fixture(scope="module")
 def trained(work: Path) -> Path:
-    """All four networks after two steps, and bundles made of them."""
+    """All networks after two steps, and bundles made of two of them."""
     assert train(work, "vae") == 0
     assert train(work, "image_encoder") == 0
     codec = ("--vae", str(work / "vae" / "export"), "--image-encoder", str(work / "image_encoder" / "export"))
     assert train(work, "dimvis", *codec) == 0
     assert train(work, "one2one", *codec) == 0
+    few = ("--context-views", "1", "1", "--rays-at-once", "4", "--noise-levels", "1", "--batch-size", "1")
+    assert train(work, "sparsefusion", *codec[:2], *few) == 0
     for method in ("dimvis", "one2one"):
         parts = {name: f"{method}/export/{name}" for name in ("unet", "conditioner", "scheduler")}
         shared = {name: f"{name}/export" for name in ("vae", "image_encoder")}
@@ -233,6 +238,9 @@ def test_sweep_and_blend_are_trained_and_gone_on_with(trained: Path, tmp_path: P
         ("dimvis", ("--blend", "--prediction", "epsilon"), ["--blend", "v_prediction"]),
         ("dimvis", ("--time-exponent", "0"), ["--time-exponent", "0.1"]),
         ("dimvis", ("--optimizer", "sgd"), ["--optimizer", "muon"]),
+        ("sparsefusion", ("--stage", "vldm"), ["--initial", "not given", "trained the EFT"]),
+        ("dimvis", ("--stage", "eft"), ["--stage", "only for sparsefusion"]),
+        ("sparsefusion", ("--image-encoder", "."), ["--image-encoder", "only for dimvis and one2one"]),
         ("dimvis", ("--shares", "1"), ["--shares", "vae and image_encoder"]),
         ("vae", ("--crop", "20"), ["--crop", "20", "multiple of 8"]),
         ("vae", ("--negatives", "1.5"), ["--negatives", "0 to 1"]),

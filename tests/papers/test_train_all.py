@@ -17,6 +17,7 @@ import pytest
 import torch
 import trimesh
 
+from manyview.bench.fewview_rows import regressor_row
 from manyview.geometry.trajectories import orbit
 from manyview.methods import load
 from manyview.training.checkpoint import newest_checkpoint
@@ -35,6 +36,7 @@ def small():
     module = sys.modules["train_all"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     module.SIZE, module.NUM_OBJECTS, module.MESH_TURNS = 64, 20, 1
+    module.NUM_RIGS, module.RIG_OBJECTS = 1, 10
     for name, part in module.PARTS.items():
         steps = {VAE_STEPS * 10} if name == "vae" else 20
         module.PARTS[name] = replace(part, steps=steps, batch_size=2)
@@ -128,6 +130,17 @@ def test_from_nothing_through_a_kill_to_a_bundle(
     cameras = orbit(4, size=128)
     posed = Views(images=views.images, cameras=cameras[0])
     assert len(pair(posed, cameras[[1]], num_steps=1).views) == 2
+
+    posed = json.loads((work / "runs" / "sparsefusion_eft" / "train.json").read_text())
+    assert posed["settings"]["shares"] == [0.5, 0.25, 0.25]
+    assert (work / "data" / "random" / "rig00" / "packed.json").is_file()
+    fields = load("sparsefusion", bundle / "sparsefusion")
+    assert set(fields.bundle.components) == {"vae", "eft", "unet", "scheduler"}
+    drawn = fields(Views(images=views.images, cameras=cameras[0]), cameras[[1]], mode="vldm", num_steps=1)
+    assert drawn.views.images.shape == (2, 3, 128, 128)
+    baseline = regressor_row(str(bundle / "pixelnerf"), 4, "cpu")
+    given = Views(images=views.images, cameras=cameras[0])
+    assert baseline.answer(given, cameras[[1]], 0).shape == (1, 3, 128, 128)
 
     # All done: the same words change nothing but the bundle, which is copied again.
     assert script.main(words) == 0

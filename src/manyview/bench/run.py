@@ -19,11 +19,11 @@ from manyview.bench.orbit4 import (
 from manyview.bench.partial import Partial
 from manyview.bench.predictors import Predictor
 from manyview.bench.results import find_results
+from manyview.bench.scenes import check_limit, check_report, choose_scenes
 from manyview.bench.scoring import choose_metrics
 from manyview.bench.summary import summarise
 from manyview.errors import InputError
 from manyview.io.manifest import peak_memory, versions, write_json
-from manyview.io.scene import list_scenes
 from manyview.methods import METHODS, load
 from manyview.methods.dimvis.pipeline import DimvisPipeline
 from manyview.methods.one2one.pipeline import One2OnePipeline
@@ -81,8 +81,8 @@ def evaluate(
     started = time.perf_counter()
     progress = progress or silent
     out = None if out is None else Path(out)
-    _check_options(protocol, num_steps, guidance, num_samples, solver, limit, out, force)
-    folders = _choose_scenes(Path(data), scenes, limit)
+    _check_options(target, protocol, num_steps, guidance, num_samples, solver, limit, out, force)
+    folders = choose_scenes(Path(data), scenes, limit)
     orbits = {folder.name: check_orbit(folder) for folder in folders}
     drawing = {
         "num_steps": num_steps,
@@ -173,16 +173,6 @@ def _load_opponent(
     return pipeline
 
 
-def _choose_scenes(data: Path, names: Sequence[str] | None, limit: int | None) -> list[Path]:
-    folders = list_scenes(data)
-    if names is not None:
-        unknown = sorted(set(names) - {folder.name for folder in folders})
-        if unknown or not names:
-            raise InputError("scenes", ", ".join(unknown), f"expected names of scenes in {data}")
-        folders = [folder for folder in folders if folder.name in set(names)]
-    return folders[:limit]
-
-
 def _check_results(root: Path, scenes: Sequence[str]) -> Path:
     if not root.is_dir():
         accepted = f"expected a folder of results or one of {', '.join(METHODS)}"
@@ -193,6 +183,7 @@ def _check_results(root: Path, scenes: Sequence[str]) -> Path:
 
 
 def _check_options(
+    target: object,
     protocol: str,
     num_steps: int,
     guidance: float | None,
@@ -202,6 +193,8 @@ def _check_options(
     out: Path | None,
     force: bool,
 ) -> None:
+    if isinstance(target, str) and target in METHODS and target not in ("dimvis", "one2one"):
+        raise InputError("--protocol", protocol, f"is not for {target}")
     if protocol not in PROTOCOLS:
         raise InputError("--protocol", protocol, f"expected one of {', '.join(PROTOCOLS)}")
     if solver not in SOLVERS:
@@ -212,9 +205,5 @@ def _check_options(
         raise InputError("--guidance", guidance, "expected a number of at least 0")
     if num_samples < 1:
         raise InputError("--samples", num_samples, "expected at least 1")
-    if limit is not None and limit < 1:
-        raise InputError("--limit", limit, "expected at least 1")
-    if out is not None and out.is_dir():
-        raise InputError("--out", str(out), "is a folder, expected a file")
-    if out is not None and out.exists() and not force:
-        raise InputError("--out", str(out), "already exists; choose another file or give --force")
+    check_limit(limit)
+    check_report(out, force)

@@ -13,6 +13,7 @@ COMMANDS = {
     "reconstruct": "posed views into splats, a neural field, or a textured mesh",
     "render": "meshes into a data set of posed views",
     "train": "train one part of a method on a data set",
+    "convert": "a published checkpoint into weights of this package",
     "eval": "score a method or a folder of results under a paper's protocol",
     "view": "look at a scene or result in the browser, or export it as one html file",
     "doctor": "check this installation and say how to mend it",

@@ -30,6 +30,7 @@ _EXTRAS = {
     "bench": ("stlpips_pytorch", "the perceptual metric of manyview eval"),
     "viewer": ("viser", "the browser view"),
     "spz": ("gsply", "splats in .spz files"),
+    "masks": ("rembg", "manyview synth --masks rembg"),
 }
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, cast
 
 import tyro
 
@@ -27,6 +28,18 @@ from manyview.progress import Progress
 from manyview.weights import open_bundle
 
 SUMMARY = "Score a method, or results another program made, on a data set under a paper's protocol."
+Protocol = Literal["orbit4", "fewview"]
+# What methods are scored under, and flags that only one protocol looks at, refused elsewhere.
+_PROTOCOL_OF: dict[str, Protocol] = {"dimvis": "orbit4", "one2one": "orbit4", "sparsefusion": "fewview"}
+_SHOWN = ("psnr", "ssim_skimage", "stlpips_vgg", "lpips_vgg", "pixel_std")
+_ONLY_FOR: dict[str, Protocol] = {
+    "samples": "orbit4",
+    "inputs": "fewview",
+    "scored": "fewview",
+    "rows": "fewview",
+    "only": "fewview",
+    "regressor": "fewview",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,24 +50,37 @@ class Options:
     """A method's name, or a folder of results with one folder a scene."""
     data: Path
     """Folder of the data set with the true views."""
-    protocol: Literal["orbit4"] = "orbit4"
-    """orbit4: four views 90 degrees apart, every subset of them given."""
+    protocol: Protocol = "orbit4"
+    """orbit4: four views 90 degrees apart, every subset of them given. fewview: 2, 3 and 6 posed views given,
+    others asked for."""
     out: Path
     """File for the metrics (json)."""
     weights: str = "compact"
     """Weights of the method: compact, a folder, or a hub id."""
-    steps: int = 50
-    """Denoising steps."""
+    steps: int | None = None
+    """Denoising steps; when not given 50, in fewview those recorded with the weights."""
     guidance: float | None = None
     """Guidance strength; the method's own choice for the number of given views when not set."""
-    solver: Literal["ddim", "dpm", "unipc"] = "ddim"
-    """ddim is the papers'; the others need fewer steps."""
+    solver: Literal["ddim", "dpm", "unipc", "plms"] | None = None
+    """When not given ddim, in fewview the one recorded with the weights. orbit4 has ddim (the papers'), dpm
+    and unipc, which need fewer steps; fewview ddim and plms (the paper's)."""
     samples: int = 1
     """How many answers to draw to a question; with two or more, their mean and deviation are scored too."""
     perceptual: bool = True
     """Also the perceptual metrics, which cost more than drawing does on a CPU."""
     limit: int | None = None
     """Score only the first scenes, this many."""
+    inputs: tuple[int, ...] = (2, 3, 6)
+    """fewview: numbers of given views."""
+    scored: int = 8
+    """fewview: views scored an object, the same for all numbers of given ones; 0 for all that are left."""
+    rows: int = 64
+    """fewview: rays a side of the pictures of EFT and regressor, which are then enlarged."""
+    only: tuple[str, ...] = ()
+    """fewview: only these rows of sparsefusion eft vldm pixelnerf copy_nearest mean_of_inputs field_fit
+    splats_fit; all when not given."""
+    regressor: str = "compact"
+    """fewview: weights of the regressor: compact, a folder, or a hub id."""
     compute: Annotated[ComputeFlags, tyro.conf.arg(name="")] = field(default_factory=ComputeFlags)
     output: Annotated[OutputFlags, tyro.conf.arg(name="")] = field(default_factory=OutputFlags)
 
@@ -64,40 +90,94 @@ def run(options: Options, progress: Progress) -> Answer:
     if options.target not in METHODS and not Path(options.target).is_dir():
         accepted = f"expected a folder of results or one of {', '.join(METHODS)}"
         raise InputError("TARGET", options.target, accepted)
+    _check_protocol(options)
     check_readable("--data", options.data)
     check_range("--steps", options.steps, 1, 1000)
     check_range("--guidance", options.guidance, 0, 100)
     check_range("--samples", options.samples, 1, 1000)
     check_range("--limit", options.limit, 1, 10**9)
+    check_range("--scored", options.scored, 0, 10**6)
+    check_range("--rows", options.rows, 1, 4096)
     check_output(options.out, allowed=options.output.force)
     if options.target in METHODS:
         bundle = open_bundle(options.weights, options.target)
         needed = parameter_bytes(bundle.components.values(), options.compute.dtype)
         check_memory(needed, options.compute.max_memory)
-    device, dtype = torch_device(options.compute.device), torch_dtype(options.compute.dtype)
+    silence_loading()
+    metrics = _fewview(options, progress) if options.protocol == "fewview" else _orbit4(options, progress)
+    lines = [_means(metrics["metrics"])]
+    if options.protocol == "fewview":
+        parts = metrics["by_references"].items()
+        lines = [f"{count} input{'s' * (count != '1')}: {_means(part)}" for count, part in parts]
+    return Answer(data=metrics, text="\n".join([*lines[:-1], f"{lines[-1]}; all of it in {options.out}"]))
 
+
+def _check_protocol(options: Options) -> None:
+    own = _PROTOCOL_OF.get(options.target)
+    if own is not None and own != options.protocol:
+        raise InputError("--protocol", options.protocol, f"{options.target} is scored under {own}")
+    for name, protocol in _ONLY_FOR.items():
+        value = getattr(options, name)
+        if protocol != options.protocol and value != Options.__dataclass_fields__[name].default:
+            raise InputError(f"--{name}", value, f"is for --protocol {protocol}")
+    allowed = ("ddim", "plms") if options.protocol == "fewview" else ("ddim", "dpm", "unipc")
+    if options.solver is not None and options.solver not in allowed:
+        raise InputError("--solver", options.solver, f"{options.protocol} has {', '.join(allowed)}")
+
+
+def _orbit4(options: Options, progress: Progress) -> dict[str, Any]:
     from manyview.bench.run import evaluate
 
-    silence_loading()
-
-    metrics = evaluate(
+    return evaluate(
         options.target if options.target in METHODS else Path(options.target),
         options.data,
         options.protocol,
         options.out,
         weights=options.weights,
-        device=device,
-        dtype=dtype,
+        device=torch_device(options.compute.device),
+        dtype=torch_dtype(options.compute.dtype),
         seed=options.output.seed,
-        num_steps=options.steps,
+        num_steps=50 if options.steps is None else options.steps,
         guidance=options.guidance,
-        solver=options.solver,
+        solver="ddim" if options.solver is None else cast(Any, options.solver),
         num_samples=options.samples,
         perceptual=options.perceptual,
         limit=options.limit,
         force=options.output.force,
         progress=progress,
     )
-    computed = {name: value["mean"] for name, value in metrics["metrics"].items() if "mean" in value}
-    means = ", ".join(f"{name} {value:.4g}" for name, value in computed.items())
-    return Answer(data=metrics, text=f"{means}; all of it in {options.out}")
+
+
+def _fewview(options: Options, progress: Progress) -> dict[str, Any]:
+    from manyview.bench.fewview_options import FewviewOptions
+    from manyview.bench.fewview_run import evaluate_fewview
+
+    asked = FewviewOptions(
+        counts=options.inputs,
+        num_scored=options.scored or None,
+        only=options.only or None,
+        ray_rows=options.rows,
+        num_steps=options.steps,
+        solver=cast(Any, options.solver),
+        guidance=options.guidance,
+        seed=options.output.seed,
+    )
+    return evaluate_fewview(
+        options.target if options.target in METHODS else Path(options.target),
+        options.data,
+        options.out,
+        asked,
+        weights=options.weights,
+        regressor=options.regressor,
+        limit=options.limit,
+        device=torch_device(options.compute.device),
+        dtype=torch_dtype(options.compute.dtype),
+        perceptual=options.perceptual,
+        force=options.output.force,
+        progress=progress,
+    )
+
+
+def _means(scores: Mapping[str, Any]) -> str:
+    computed = {name: value["mean"] for name, value in scores.items() if name in _SHOWN and "mean" in value}
+    return ", ".join(f"{name} {value:.4g}" for name, value in computed.items())

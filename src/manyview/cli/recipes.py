@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from manyview.data.datasets import SceneArrays
     from manyview.data.packed import PackedViews
+    from manyview.methods.sparsefusion.examples import PosedObjects
     from manyview.training.task import Task
 
 Preset = Literal["compact", "paper"]
@@ -27,16 +28,18 @@ DEFAULTS = {
     "image_encoder": TrainConfig(steps=6_000, batch_size=64, lr=1e-3),
     "dimvis": TrainConfig(steps=20_000, batch_size=16, lr=1e-3, optimizer="muon"),
     "one2one": TrainConfig(steps=20_000, batch_size=16, lr=1e-3, optimizer="muon"),
+    "sparsefusion": TrainConfig(steps=20_000, batch_size=4, lr=5e-4),
 }
 TARGETS = tuple(DEFAULTS)
 _DENOISERS = ("dimvis", "one2one")
+_LATENT = (*_DENOISERS, "sparsefusion")
 # Fields of a recipe that only some targets look at. Elsewhere they are refused, not passed over.
 _ONLY_FOR = {
-    "preset": _DENOISERS,
-    "shares": ("vae", "image_encoder"),
-    "validation": ("vae", "image_encoder", "dimvis"),
-    "initial": ("vae", "dimvis", "one2one"),
-    "vae": _DENOISERS,
+    "preset": _LATENT,
+    "shares": ("vae", "image_encoder", "sparsefusion"),
+    "validation": ("vae", "image_encoder", "dimvis", "sparsefusion"),
+    "initial": ("vae", "dimvis", "one2one", "sparsefusion"),
+    "vae": _LATENT,
     "image_encoder": _DENOISERS,
     "freeze_encoder": ("vae",),
     "crop": ("vae",),
@@ -50,6 +53,10 @@ _ONLY_FOR = {
     "sweep_depths": ("dimvis",),
     "blend": ("dimvis",),
     "time_exponent": _DENOISERS,
+    "stage": ("sparsefusion",),
+    "context_views": ("sparsefusion",),
+    "rays_at_once": ("sparsefusion",),
+    "noise_levels": ("sparsefusion",),
 }
 
 
@@ -80,6 +87,10 @@ class Recipe:
     sweep_depths: int = 0
     blend: bool = False
     time_exponent: float = 1.0
+    stage: Literal["joint", "eft", "vldm", "regressor"] = "joint"
+    context_views: tuple[int, int] = (1, 6)
+    rays_at_once: int = 64
+    noise_levels: int = 4
     seed: int = 0
     size: int | None = None
     """Pixels a side to which views of scenes are packed; that of the preset when None."""
@@ -93,7 +104,16 @@ class Recipe:
 
 
 def default_config(target: str, preset: Preset) -> TrainConfig:
-    """The published numbers of dimvis for `paper`, else ours."""
+    """The published numbers of dimvis or sparsefusion for `paper`, else ours."""
+    if target == "sparsefusion" and preset == "paper":
+        from manyview.methods.sparsefusion.spec import PAPER_TRAINING as released
+
+        return TrainConfig(
+            steps=200_000,  # the script goes by epochs; its learning rate halves every 50 000 steps
+            batch_size=1,
+            lr=float(released["lr"]),
+            weight_decay=0.0,
+        )
     if target == "dimvis" and preset == "paper":
         from manyview.methods.dimvis.spec import PAPER_TRAINING as paper
 
@@ -131,6 +151,11 @@ def check_recipe(recipe: Recipe) -> None:
     check_range("--crop", recipe.crop, 8, 8192)
     check_range("--sweep-depths", recipe.sweep_depths, 0, 64)
     check_range("--time-exponent", recipe.time_exponent, 0.1, 10)
+    check_range("--noise-levels", recipe.noise_levels, 1, 64)
+    check_range("--rays-at-once", recipe.rays_at_once, 0, 8192**2)
+    if recipe.stage == "vldm" and (recipe.initial is None or not (recipe.initial / "eft").is_dir()):
+        found = recipe.initial or "not given"
+        raise InputError("--initial", str(found), "expected the export of a run that trained the EFT")
     if recipe.crop % 8:
         raise InputError("--crop", recipe.crop, "expected a multiple of 8, the side of a latent cell")
     if recipe.blend and recipe.prediction != "v_prediction":
@@ -153,6 +178,8 @@ def make_task(recipe: Recipe, device: torch.device, progress: Progress = silent)
     validation = None
     if recipe.validation is not None:
         validation = _open(recipe, recipe.validation, "--validation", progress)
+    if recipe.target == "sparsefusion":
+        return _sparsefusion_task(recipe, sources, validation, device, progress)
     if recipe.target not in _DENOISERS:
         folders = [_packed_folder(source) for source in sources]
         held_out_folder = None if validation is None else _packed_folder(validation)
@@ -217,6 +244,52 @@ def make_task(recipe: Recipe, device: torch.device, progress: Progress = silent)
     )
 
 
+def _sparsefusion_task(
+    recipe: Recipe,
+    sources: list[PackedViews | SceneArrays],
+    validation: PackedViews | SceneArrays | None,
+    device: torch.device,
+    progress: Progress,
+) -> Task:
+    from manyview.methods.sparsefusion.examples import open_posed
+    from manyview.methods.sparsefusion.train import SparseFusionTask
+
+    sets = [open_posed(source) for source in sources]
+    held_out = None if validation is None else open_posed(validation, "--validation")
+    if recipe.stage in ("joint", "vldm"):
+        from diffusers import AutoencoderKL
+
+        from manyview.training.encoding import encode_latents
+
+        vae: Any = AutoencoderKL.from_pretrained(str(_component(recipe, "vae")), local_files_only=True)
+
+        def encoded(one: PosedObjects, source: PackedViews | SceneArrays) -> PosedObjects:
+            root = _latent_cache(recipe, source)
+            latents = encode_latents(one.views, root, vae, device=device, progress=progress)
+            return replace(one, latents=latents)
+
+        sets = [encoded(*pair) for pair in zip(sets, sources, strict=True)]
+        if held_out is not None and validation is not None:
+            held_out = encoded(held_out, validation)
+    return SparseFusionTask(
+        sets,
+        stage=recipe.stage,
+        preset=recipe.preset,
+        context_views=recipe.context_views,
+        rays_at_once=recipe.rays_at_once,
+        noise_levels=recipe.noise_levels,
+        shares=recipe.shares,
+        validation=held_out,
+        seed=recipe.seed,
+        initial=recipe.initial,
+        data_name=",".join(str(folder) for folder in recipe.data),
+    )
+
+
+def _latent_cache(recipe: Recipe, source: PackedViews | SceneArrays) -> Path:
+    return source.folder / ".latents" if recipe.cache is None else recipe.cache / "latents"
+
+
 def _open(recipe: Recipe, folder: Path, flag: str, progress: Progress) -> PackedViews | SceneArrays:
     from manyview.data.datasets import open_views
 
@@ -248,10 +321,7 @@ def _encode(
     )
     found = []
     for sources in groups:
-        roots = [
-            source.folder / ".latents" if recipe.cache is None else recipe.cache / "latents"
-            for source in sources
-        ]
+        roots = [_latent_cache(recipe, source) for source in sources]
         found.append(encode_views(sources, roots, vae, encoder, device=device, progress=progress))
     return found
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from manyview.cli.capture import CaptureFlags, check_flags, run_capture
 from manyview.cli.flags import (
     ComputeFlags,
     OutputFlags,
@@ -27,6 +28,7 @@ from manyview.cli.rig import choose_given, parse_slots, parse_targets, read_give
 from manyview.cli.shell import Answer
 from manyview.errors import InputError
 from manyview.methods import METHODS
+from manyview.methods.sparsefusion.distill_options import DistillOptions
 from manyview.progress import Progress
 from manyview.weights import Bundle, open_bundle
 
@@ -41,11 +43,13 @@ class Options:
     """Flags of `manyview synth`."""
 
     input: tyro.conf.Positional[Path]
-    """An image, a folder of images, or a scene. Transparency counts as background."""
+    """An image, a folder of images, or a scene; for sparsefusion any posed capture (transforms.json, COLMAP,
+    a CO3D sequence). Transparency counts as background."""
     out: Path
     """Folder of the result."""
     method: str = "dimvis"
-    """dimvis: the missing views of a rig, all at once. one2one: views at --targets, one by one."""
+    """dimvis: the missing views of a rig, all at once. one2one: views at --targets, one by one. sparsefusion:
+    views at any cameras, and a field, from 1 to 8 posed views."""
     weights: str = "compact"
     """compact (in the package), a folder, or a hub id."""
     slots: str | None = None
@@ -54,16 +58,20 @@ class Options:
     split: int | None = None
     """Which train_test_split file of the scene says what is given, if it has several."""
     targets: str | None = None
-    """Cameras to draw, for methods that need them: orbit:16, yaw:-40:40:9, or a transforms.json."""
+    """Cameras to draw, for methods that need them: orbit:16, yaw:-40:40:9, or a transforms.json. sparsefusion
+    without it: the capture's other cameras, else orbit:16."""
     steps: int | None = None
     """Denoising steps; when not given, the choice that goes with the weights, else 50."""
     guidance: float | None = None
     """Guidance strength; when not given, the choice that goes with the weights."""
-    solver: Literal["ddim", "dpm", "unipc"] | None = None
-    """ddim is the papers', the others need fewer steps; when not given, the choice that goes with the
-    weights, else ddim."""
+    solver: Literal["ddim", "dpm", "unipc", "plms"] | None = None
+    """ddim is the papers', dpm and unipc need fewer steps; sparsefusion takes ddim or plms. When not given,
+    the choice that goes with the weights, else ddim."""
     samples: int = 1
     """How many results to draw; with two or more, all and their spread are written as well."""
+    capture: Annotated[CaptureFlags, tyro.conf.arg(name="")] = field(default_factory=CaptureFlags)
+    distill: DistillOptions = field(default_factory=DistillOptions)
+    """sparsefusion --mode field: how the field is distilled."""
     compute: Annotated[ComputeFlags, tyro.conf.arg(name="")] = field(default_factory=ComputeFlags)
     output: Annotated[OutputFlags, tyro.conf.arg(name="")] = field(default_factory=OutputFlags)
 
@@ -78,12 +86,18 @@ def run(options: Options, progress: Progress) -> Answer:
     check_range("--samples", options.samples, 1, 1000)
     if options.method not in METHODS:
         raise InputError("--method", options.method, f"expected one of {', '.join(METHODS)}")
+    takes_capture = options.method == "sparsefusion"
     by_camera = importlib.import_module(f"manyview.methods.{options.method}.spec").NEEDS_CAMERAS
-    _check_kind(options, by_camera)
+    if takes_capture:
+        check_flags(options)
+    else:
+        _check_kind(options, by_camera)
     bundle = open_bundle(options.weights, options.method)
     check_memory(
         parameter_bytes(bundle.components.values(), options.compute.dtype), options.compute.max_memory
     )
+    if takes_capture:
+        return run_capture(options, bundle, _resolution(bundle), progress)
     views = read_given(options.input, _resolution(bundle), options.split)
     targets = None
     if by_camera:
@@ -126,7 +140,10 @@ def run(options: Options, progress: Progress) -> Answer:
 
 
 def _check_kind(options: Options, by_camera: bool) -> None:
-    """Raise `InputError` for flags of the other kind of method: a rig's slots, or target cameras."""
+    """Raise `InputError` for flags of another kind of method: a rig's slots, target cameras, a capture."""
+    foreign = [*options.capture.unused(), *(["--distill"] if options.distill != DistillOptions() else [])]
+    if foreign:
+        raise InputError(foreign[0], "given", f"{options.method} has no such choice; sparsefusion does")
     if not by_camera and options.targets is not None:
         accepted = f"{options.method} takes none, its rig decides; a method such as one2one does"
         raise InputError("--targets", options.targets, accepted)
@@ -143,7 +160,7 @@ def _check_kind(options: Options, by_camera: bool) -> None:
 
 def _resolution(bundle: Bundle) -> int:
     """Pixels a side of the views the weights make."""
-    return int(_component_config(bundle, "vae")["sample_size"])
+    return int(bundle.settings.get("resolution") or _component_config(bundle, "vae")["sample_size"])
 
 
 def _num_views(bundle: Bundle) -> int:

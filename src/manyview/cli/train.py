@@ -28,7 +28,7 @@ class Options:
     """Flags of `manyview train`."""
 
     target: tyro.conf.Positional[str]
-    """vae, image_encoder (shared by methods), dimvis or one2one."""
+    """vae, image_encoder (shared by methods), dimvis, one2one or sparsefusion."""
     data: tuple[Path, ...] = ()
     """Data sets: folders of scenes as `manyview render` writes them, or packed ones."""
     out: Path
@@ -76,6 +76,16 @@ class Options:
     """dimvis: choose for every cell among what the observed slots hold, and learn the rest as a residual."""
     time_exponent: float = 1.0
     """dimvis, one2one: below 1 trains more on noisy times (1000 u^exponent for uniform u)."""
+    stage: Literal["joint", "eft", "vldm", "regressor"] = "joint"
+    """sparsefusion: both networks from one loss, the EFT alone, the denoiser on the EFT in --initial, or the
+    regressor that is the baseline."""
+    context_views: tuple[int, int] = (1, 6)
+    """sparsefusion: fewest and most views that another one is told from."""
+    rays_at_once: int = 64
+    """sparsefusion: rays of the full-size image on which an item learns colours, the square of a divisor of
+    its side; 0 for mean colours of latent cells."""
+    noise_levels: int = 4
+    """sparsefusion: levels of noise at which an item's latent is denoised."""
     steps: int | None = None
     """Optimiser steps of the whole run; the preset's number when not given, like all below."""
     batch_size: int | None = None
@@ -164,6 +174,10 @@ def run(options: Options, progress: Progress) -> Answer:
         sweep_depths=options.sweep_depths,
         blend=options.blend,
         time_exponent=options.time_exponent,
+        stage=options.stage,
+        context_views=options.context_views,
+        rays_at_once=options.rays_at_once,
+        noise_levels=options.noise_levels,
         seed=options.seed,
     )
     check_recipe(recipe)

@@ -11,10 +11,18 @@ from manyview.errors import InputError
 if TYPE_CHECKING:
     import torch
 
+    from manyview.weights.conversion import Converter
+
 # Name -> module and class of its pipeline. `one2one` is the baseline the others are measured against.
 METHODS: dict[str, tuple[str, str]] = {
     "dimvis": ("manyview.methods.dimvis.pipeline", "DimvisPipeline"),
     "one2one": ("manyview.methods.one2one.pipeline", "One2OnePipeline"),
+    "sparsefusion": ("manyview.methods.sparsefusion.pipeline", "SparseFusionPipeline"),
+}
+
+# Name -> module and class of what reads its published checkpoints (see weights/conversion.py).
+CONVERTERS: dict[str, tuple[str, str]] = {
+    "sparsefusion": ("manyview.methods.sparsefusion.convert", "SparseFusionConverter"),
 }
 
 
@@ -37,3 +45,11 @@ def load(
     module, name = METHODS[method]
     pipeline = getattr(importlib.import_module(module), name).from_bundle(bundle, dtype)
     return pipeline.to(device)
+
+
+def find_converter(method: str) -> Converter:
+    """What reads the published checkpoints of a method. Raises `InputError` for a method that has none."""
+    if method not in CONVERTERS:
+        raise InputError("--method", method, f"expected one of {', '.join(CONVERTERS)}")
+    module, name = CONVERTERS[method]
+    return getattr(importlib.import_module(module), name)()

@@ -22,8 +22,11 @@ class Ema:
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
         """Take in the weights after optimiser step `step` (0-based). `network` has this one's structure."""
-        shadows = [shadow.detach() for shadow in self.module.parameters()]
-        weights = [weight.detach().float() for weight in network.parameters()]
+        # Weights that are not trained stay as they are to the last bit: averaging would round them.
+        pairs = zip(self.module.parameters(), network.parameters(), strict=True)
+        trained = [(shadow.detach(), weight) for shadow, weight in pairs if weight.requires_grad]
+        shadows = [shadow for shadow, _ in trained]
+        weights = [weight.detach().float() for _, weight in trained]
         average = get_ema_multi_avg_fn(ema_decay_at(step, self.decay))
         average(shadows, weights, step)
         for mine, theirs in zip(self.module.buffers(), network.buffers(), strict=True):

@@ -44,17 +44,31 @@ def encode_views(
     # float32 whatever the training runs in: latents are made once and used often.
     for network in cast(list[Any], [vae, image_encoder]):
         network.to(device).float().eval()
-    halves: dict[str, nn.Module] = {"encoder": vae.encoder}
-    if vae.quant_conv is not None:
-        halves["quant_conv"] = vae.quant_conv
     encoders = [
-        (lambda images: encode(vae, images), _identity(nn.ModuleDict(halves), vae.config)),
+        (lambda images: encode(vae, images), _codec_identity(vae)),
         (lambda images: embed(image_encoder, images), _identity(image_encoder, image_encoder.config)),
     ]
     latents, embeddings = (
         _encode_all(sources, roots, function, identity, device, progress) for function, identity in encoders
     )
     return latents, embeddings
+
+
+def encode_latents(
+    source: ObjectViews,
+    root: Path,
+    vae: AutoencoderKL,
+    *,
+    device: torch.device,
+    progress: Progress = silent,
+) -> Tensor:
+    """Latents [N, V, C, h, w], float16 on the CPU, of one data set: `encode_views` without embeddings.
+
+    The caches are those of `encode_views`, so what one method encoded another finds.
+    """
+    cast(Any, vae).to(device).float().eval()
+    identity = _codec_identity(vae)
+    return _encode_all([source], [root], lambda images: encode(vae, images), identity, device, progress)
 
 
 def _encode_all(
@@ -93,6 +107,13 @@ def _images(source: ObjectViews) -> Iterator[Tensor]:
     """[B * V, H, W, 3] uint8: all views of all objects, in order."""
     for batch in source.batches(_OBJECTS_AT_ONCE):
         yield torch.from_numpy(batch).flatten(0, 1)
+
+
+def _codec_identity(vae: AutoencoderKL) -> str:
+    halves: dict[str, nn.Module] = {"encoder": vae.encoder}
+    if vae.quant_conv is not None:
+        halves["quant_conv"] = vae.quant_conv
+    return _identity(nn.ModuleDict(halves), vae.config)
 
 
 def _identity(weights: nn.Module, config: Any) -> str:

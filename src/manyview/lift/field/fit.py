@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -17,11 +19,11 @@ from manyview.lift.field.options import FieldOptions
 from manyview.lift.field.pixels import PixelBatch, PixelSource, color_error
 from manyview.lift.field.region import find_region
 from manyview.lift.field.voxels import VoxelField, raw_for_opacity
-from manyview.lift.sdf.fit import fit_pixels
+from manyview.lift.sdf.fit import fit_pixels, refit_pixels
 from manyview.lift.sdf.model import SdfField
 from manyview.lift.sdf.options import SdfOptions
 from manyview.progress import Progress, silent
-from manyview.types import Views
+from manyview.types import Cameras, Views
 
 # Share of the final resolution, share of the steps.
 _STAGES = ((0.4, 0.25), (0.7, 0.25), (1.0, 0.5))
@@ -34,26 +36,26 @@ def fit_field(
     progress: Progress = silent,
     *,
     weights: Tensor | None = None,
+    outlines: tuple[Tensor, Cameras] | None = None,
 ) -> Field:
     """The field that shows the observed views of `views`.
 
     With masks it is the field of a surface (`SdfField`) unless the options say otherwise. Density voxels
     live in the masks' visual hull, without masks in the cube that the cameras look at. The world may have any
     scale. `weights` [V]: how much each view counts (1 when not given); views that weigh less than half of the
-    heaviest do not carve the hull. Raises `InputError` for views without cameras, fewer than two observed
-    views, cameras that all look one way, empty masks, and with encoding `surface` where none is left.
+    heaviest do not carve the hull. `outlines`: masks [N, 1, H, W] and N cameras that carve it instead. Raises
+    `InputError` for views without cameras, fewer than two observed views, cameras that all look one way,
+    empty masks, and with encoding `surface` where none is left.
     """
     options = options or FieldOptions()
     options.check()
-    source = PixelSource(
-        views, weights=weights, background=options.background, max_size=options.max_image_size
-    )
+    source = open_pixels(views, options, weights, outlines)
     progress.start(options.steps, "steps of the field")
     try:
         if options.encoding in ("hash", "tiled", "dense", "triplane"):
             return _fit_neural(source, options, progress)
         if options.encoding == "surface" or (options.encoding == "auto" and source.masks is not None):
-            surface = _fit_surface(source, options, progress)
+            surface = fit_pixels(source, surface_options(options), progress)
             if surface is not None:
                 return surface
             if options.encoding == "surface":
@@ -62,6 +64,62 @@ def fit_field(
         return _fit_voxels(source, options, progress)
     finally:
         progress.finish()
+
+
+def refit_field(
+    field: Field,
+    views: Views,
+    options: FieldOptions | None = None,
+    progress: Progress = silent,
+    *,
+    weights: Tensor | None = None,
+) -> Field:
+    """`field`, fitted on to the observed views of `views`, which may be others than it was made from.
+
+    `options.steps` steps from where it is, with a fresh optimiser, in the same box. Voxels are put on a grid
+    of `options.resolution` nodes first, without what is as good as empty and, of a surface, with true
+    distances; `options.encoding` says nothing here. The given field stays as it is. Raises `InputError` as
+    `fit_field` does for views, and where a surface's last bit has gone.
+    """
+    options = options or FieldOptions()
+    options.check()
+    source = open_pixels(views, options, weights)
+    generator = torch.Generator().manual_seed(options.seed)
+    progress.start(options.steps, "steps of the field")
+    try:
+        if isinstance(field, SdfField):
+            surface = refit_pixels(field, source, surface_options(options), progress)
+            if surface is None:
+                raise InputError("views", "no surface is left", "expected views of one object that agree")
+            return surface
+        if isinstance(field, VoxelField):
+            box = make_box(field.box.low, field.box.high, max(8, options.resolution))
+            finer = field.refined(box)
+            _train_voxels(finer, source, options, (options.steps, options.learning_rate), generator, progress)
+            return finer.requires_grad_(False)
+        if isinstance(field, NeuralField):
+            copied = copy.deepcopy(field).requires_grad_(True)
+            _train_network(copied, source, options, generator, progress)
+            return copied.requires_grad_(False)
+    finally:
+        progress.finish()
+    raise InputError("field", type(field).__name__, "expected a field that fit_field makes")
+
+
+def open_pixels(
+    views: Views,
+    options: FieldOptions,
+    weights: Tensor | None = None,
+    outlines: tuple[Tensor, Cameras] | None = None,
+) -> PixelSource:
+    """The observed views of `views` as `options` wants them."""
+    return PixelSource(
+        views,
+        weights=weights,
+        background=options.background,
+        max_size=options.max_image_size,
+        outlines=outlines,
+    )
 
 
 def field_loss(field: Field, batch: PixelBatch, options: FieldOptions, jitter: Tensor) -> Tensor:
@@ -76,8 +134,9 @@ def field_loss(field: Field, batch: PixelBatch, options: FieldOptions, jitter: T
     return (loss * batch.weights).mean()
 
 
-def _fit_surface(source: PixelSource, options: FieldOptions, progress: Progress) -> SdfField | None:
-    wanted = SdfOptions(
+def surface_options(options: FieldOptions) -> SdfOptions:
+    """How a surface is fitted by these options."""
+    return SdfOptions(
         resolution=max(16, options.resolution),
         steps=options.steps,
         rays=options.rays,
@@ -87,7 +146,6 @@ def _fit_surface(source: PixelSource, options: FieldOptions, progress: Progress)
         max_image_size=options.max_image_size,
         seed=options.seed,
     )
-    return fit_pixels(source, wanted, progress)
 
 
 def _fit_voxels(source: PixelSource, options: FieldOptions, progress: Progress) -> VoxelField:
@@ -176,6 +234,17 @@ def _fit_neural(source: PixelSource, options: FieldOptions, progress: Progress) 
     _, low, high = find_region(source)
     assert options.encoding not in ("auto", "surface", "voxels"), "these are fitted elsewhere"
     field = build_field(options.encoding, low, high, options.resolution, seed=options.seed)
+    _train_network(field, source, options, generator, progress)
+    return field.requires_grad_(False)
+
+
+def _train_network(
+    field: NeuralField,
+    source: PixelSource,
+    options: FieldOptions,
+    generator: torch.Generator,
+    progress: Progress,
+) -> None:
     rate = options.learning_rate
     groups = [
         {"params": list(field.encoding.parameters()), "lr": 0.1 * rate},
@@ -191,4 +260,3 @@ def _fit_neural(source: PixelSource, options: FieldOptions, progress: Progress) 
         optimizer.step()
         schedule.step()
         progress.advance()
-    return field.requires_grad_(False)

@@ -39,7 +39,17 @@ class PixelSource:
     `InputError` where cameras are missing, views differ in size, or weights do not fit.
     """
 
-    def __init__(self, views: Views, *, weights: Tensor | None, background: float, max_size: int) -> None:
+    def __init__(
+        self,
+        views: Views,
+        *,
+        weights: Tensor | None,
+        background: float,
+        max_size: int,
+        outlines: tuple[Tensor, Cameras] | None = None,
+    ) -> None:
+        """`outlines`: masks [N, 1, H, W] and N cameras of their size that carve the hull in place of the
+        views' own (a mask made up with a margin, say)."""
         if views.cameras is None:
             raise InputError("views.cameras", None, "expected cameras for every observed view")
         chosen = views.observed.nonzero()[:, 0]
@@ -63,14 +73,18 @@ class PixelSource:
             self.masks = torch.cat(covers)
         counted = weights[chosen].float().cpu()
         self.weights = counted / counted.mean()
+        self._outlines = outlines
         self._near = None if self.masks is None else [_surroundings(mask[0]) for mask in self.masks]
 
     def outlines(self) -> tuple[Tensor, Cameras] | None:
-        """Masks and cameras of the views whose word counts for the visual hull; None without masks.
+        """Masks and cameras of what carves the visual hull; None without masks.
 
-        Those that weigh at least half as much as the heaviest: a view made up between others, given little
-        weight, may be wrong at its edge, and a hull never gives back what one mask has cut off.
+        Those given to the constructor, else those of the views that weigh at least half as much as the
+        heaviest: a view made up between others, given little weight, may be wrong at its edge, and a hull
+        never gives back what one mask has cut off.
         """
+        if self._outlines is not None:
+            return self._outlines
         if self.masks is None:
             return None
         trusted = (self.weights >= 0.5 * self.weights.max()).nonzero()[:, 0]

@@ -67,6 +67,24 @@ def fit_pixels(source: PixelSource, options: SdfOptions, progress: Progress = si
     return field.requires_grad_(False) if bool((field.geometry < 0).any()) else None
 
 
+def refit_pixels(
+    field: SdfField, source: PixelSource, options: SdfOptions, progress: Progress = silent
+) -> SdfField | None:
+    """`field` fitted on to other pixels in the same box, `options.steps` steps on a grid of
+    `options.resolution` nodes; None where no surface is left.
+
+    The given field stays as it is; `progress` has been started and is only advanced.
+    """
+    generator = torch.Generator().manual_seed(options.seed)
+    longest = max(min(_FEWEST_NODES, options.resolution), options.resolution)
+    finer = field.refined(make_box(field.box.low, field.box.high, longest))
+    finer.anneal = 1.0
+    _run_stage(finer, source, options, (options.steps, *_STAGES[-1][2:]), generator, progress)
+    with torch.no_grad():
+        finer.geometry.copy_(redistance(finer.geometry))
+    return finer.requires_grad_(False) if bool((finer.geometry < 0).any()) else None
+
+
 def sdf_loss(field: SdfField, batch: PixelBatch, options: SdfOptions, jitter: Tensor) -> Tensor:
     """[] weighted mean over the rays of Huber in colour and cross-entropy against the mask."""
     seen = field.render_rays(batch.origins, batch.directions, background=options.background, jitter=jitter)
@@ -89,26 +107,42 @@ def _fit_stages(source: PixelSource, options: SdfOptions, progress: Progress) ->
         box = make_box(low, high, longest)
         field = _first_field(hull, box, options) if field is None else field.refined(box)
         count = max(1, round(share * options.steps))
-        optimizer = _optimizer(field, options)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step, n=count: 0.2 ** (step / n))
-        every = max(1, count // (renewals + 1))
-        regularity = Regularity(field)
-        for step in range(count):
-            if step > 0 and step % every == 0:
-                field = _renewed(field, optimizer)
-                if options.flatten_unseen:
-                    settle(field, unseen_nodes(field, source), rounds)
-                regularity = Regularity(field)
-            field.anneal = min(1.0, done / max(1, options.anneal_steps))
-            _step(field, source, options, optimizer, regularity, generator)
-            schedule.step()
-            done += 1
-            progress.advance()
+        _run_stage(field, source, options, (count, renewals, rounds), generator, progress, done)
+        done += count
     assert field is not None, "there is at least one stage"
     field.anneal = 1.0
     with torch.no_grad():
         field.geometry.copy_(redistance(field.geometry))
     return field
+
+
+def _run_stage(
+    field: SdfField,
+    source: PixelSource,
+    options: SdfOptions,
+    plan: tuple[int, int, int],
+    generator: torch.Generator,
+    progress: Progress,
+    done: int | None = None,
+) -> None:
+    """`plan`: steps, renewals and rounds, as in _STAGES; `done`: steps before this stage, None to leave the
+    annealing as it is."""
+    count, renewals, rounds = plan
+    optimizer = _optimizer(field, options)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.2 ** (step / count))
+    every = max(1, count // (renewals + 1))
+    regularity = Regularity(field)
+    for step in range(count):
+        if step > 0 and step % every == 0:
+            _renew(field, optimizer)
+            if options.flatten_unseen:
+                settle(field, unseen_nodes(field, source), rounds)
+            regularity = Regularity(field)
+        if done is not None:
+            field.anneal = min(1.0, (done + step) / max(1, options.anneal_steps))
+        _step(field, source, options, optimizer, regularity, generator)
+        schedule.step()
+        progress.advance()
 
 
 def _step(
@@ -129,12 +163,11 @@ def _step(
         field.log_sharpness.clamp_(*(math.log(s) for s in SHARPNESS_RANGE))
 
 
-def _renewed(field: SdfField, optimizer: torch.optim.Optimizer) -> SdfField:
-    """The same field object with true distances again; the optimiser forgets where they were heading."""
+def _renew(field: SdfField, optimizer: torch.optim.Optimizer) -> None:
+    """Make the distances true again; the optimiser forgets where they were heading."""
     with torch.no_grad():
         field.geometry.copy_(redistance(field.geometry))
     optimizer.state.pop(field.geometry, None)
-    return field
 
 
 def _optimizer(field: SdfField, options: SdfOptions) -> torch.optim.Optimizer:

@@ -1,0 +1,73 @@
+"""Answers under `fewview` made elsewhere, read from a folder of results.
+
+    RESULTS/<scene>/                    one result, or
+    RESULTS/<scene>/<any name>/ ...     one result a number of inputs
+
+A result is what `manyview synth` writes: images, transforms.json and one train_test_split_<n>.json, whose
+train frames are the inputs and whose test frames the answers. Frames are matched to the true ones by their
+cameras, in the world of the data set. The inputs must be those that the protocol deals for their number (a
+report lists them under `frames`); every scored frame must be among the answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from manyview.bench.fewview import Deal
+from manyview.bench.results import ARGUMENT, find_results
+from manyview.errors import InputError
+from manyview.geometry.matching import match_cameras
+from manyview.io.scene import list_splits, read_scene
+from manyview.io.transforms import read_split, read_transforms, split_path
+from manyview.types import Cameras
+
+
+def read_answers(
+    root: Path, scene: str, deal: Deal, cameras: Cameras, counts: Sequence[int], size: int
+) -> dict[int, Tensor]:
+    """Number of inputs -> [T, 3, size, size] answers over white for the scored frames, in their order.
+
+    `cameras`: of all frames of the true scene. Raises `InputError` for results that do not fit the protocol,
+    lack a scored frame, or answer a question twice.
+    """
+    answers: dict[int, Tensor] = {}
+    for folder in find_results(root, scene):
+        count, images = _read_result(folder, deal, cameras, counts, size)
+        if count in answers:
+            raise InputError(ARGUMENT, str(folder), f"answers for {count} inputs a second time")
+        answers[count] = images
+    return dict(sorted(answers.items()))
+
+
+def _read_result(
+    folder: Path, deal: Deal, cameras: Cameras, counts: Sequence[int], size: int
+) -> tuple[int, Tensor]:
+    table = read_transforms(folder)
+    splits = list_splits(folder)
+    if len(splits) != 1:
+        raise InputError(ARGUMENT, str(folder), f"{len(splits)} train_test_split files, expected one")
+    split = read_split(split_path(folder, splits[0]), len(table.files))
+    frames = match_cameras(table.cameras, cameras)
+    given = tuple(sorted(frames[index] for index in split.train_ids))
+    if len(given) not in counts or given != deal.inputs(len(given)):
+        shown = ", ".join("none" if frame < 0 else str(frame) for frame in given)
+        wanted = " or ".join(str(deal.inputs(count)) for count in counts)
+        raise InputError(ARGUMENT, str(folder), f"was given the true frames {shown}, expected {wanted}")
+    order = sorted({*split.train_ids, *split.test_ids})
+    rows = []
+    for frame in deal.scored:
+        found = [
+            index
+            for index in split.test_ids
+            if frames[index] == frame and (folder / table.files[index]).is_file()
+        ]
+        if len(found) != 1:
+            line = f"expected one answer at the camera of frame {frame}, found {len(found)}"
+            raise InputError(ARGUMENT, str(folder), line)
+        rows.append(order.index(found[0]))
+    views = read_scene(folder, size=size, split=splits[0], argument=ARGUMENT)
+    return len(given), views.over(1.0)[torch.tensor(rows)].clamp(0, 1)

@@ -1,0 +1,218 @@
+"""Score SparseFusion and its baselines, or results made elsewhere, under the protocol `fewview`."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from manyview.bench.fewview import Deal, deal_scene
+from manyview.bench.fewview_measure import FewviewJob
+from manyview.bench.fewview_options import BASELINES, HEADLINE, REGRESSOR, FewviewOptions
+from manyview.bench.fewview_results import read_answers
+from manyview.bench.fewview_rows import (
+    MODES,
+    Answerer,
+    Row,
+    baseline_rows,
+    bundle_weights,
+    regressor_row,
+    sparsefusion_rows,
+)
+from manyview.bench.fewview_summary import summarise_row
+from manyview.bench.partial import Partial, hash_tensor
+from manyview.bench.results import find_results
+from manyview.bench.scenes import check_limit, check_report, choose_scenes
+from manyview.bench.scoring import choose_metrics
+from manyview.errors import InputError
+from manyview.io.manifest import peak_memory, to_plain, versions, write_json
+from manyview.methods import load
+from manyview.methods.sparsefusion.pipeline import SparseFusionPipeline
+from manyview.metrics.report import Skipped
+from manyview.progress import Progress, silent
+from manyview.types import Cameras, Views
+
+RESULTS_SIZE = 128
+_FORMAT = 1
+Target = str | os.PathLike[str] | SparseFusionPipeline | Answerer
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Who is asked, the first being what the others are compared with."""
+
+    rows: list[Row]
+    size: int
+    skipped: dict[str, Skipped]
+    results: Path | None
+    """Where the first row's answers lie, instead of asking it."""
+    kept: bool
+    """Whether answers can be told apart later: a function handed over has no hash."""
+
+
+def evaluate_fewview(
+    target: Target,
+    data: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
+    options: FewviewOptions | None = None,
+    *,
+    weights: str = "compact",
+    regressor: str | Row = "compact",
+    scenes: Sequence[str] | None = None,
+    limit: int | None = None,
+    every: int = 1,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    size: int | None = None,
+    perceptual: bool = True,
+    resume: bool = True,
+    keep: bool = False,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """The numbers of metrics.json (see docs/sparsefusion.md), written to `out` if given.
+
+    target: `sparsefusion`, a pipeline, any `Answerer`, or a folder of results (bench/fewview_results.py). The
+    method's rows are the field (what counts), the EFT and the diffusion model each alone; beside them stand
+    the regressor (`regressor`: its weights, or its row) and the rows that need no network. Scenes: those
+    named, of these every so many, of these the first. `size`: pixels a side where no weights say it (128).
+
+    Finished answers are kept in `<out>.partial.jsonl`, each under its own row's options, so that a stopped
+    run goes on (`resume`), and with `keep` a later one with more scenes or rows takes them from there. Raises
+    `InputError` before anything loads for data that do not suit the protocol, options out of range, and an
+    `out` that exists without `force`.
+    """
+    started = time.perf_counter()
+    progress, options = progress or silent, options or FewviewOptions()
+    out = None if out is None else Path(out)
+    options.check()
+    check_limit(limit)
+    check_report(out, force)
+    folders = choose_scenes(Path(data), scenes, limit, every)
+    asked: dict[str, Any] = {"counts": options.counts, "num_scored": options.num_scored, "seed": options.seed}
+    dealt = {folder.name: deal_scene(folder, **asked) for folder in folders}
+    deals = {name: deal for name, (deal, _) in dealt.items()}
+    who = _choose_rows(target, options, weights, regressor, device, dtype, size)
+    made = None if who.results is None else _read_all(who.results, dealt, options, who.size)
+    metrics = choose_metrics(perceptual, who.size, device)
+    shared = {
+        "format": _FORMAT,
+        "protocol": "fewview",
+        "resolution": who.size,
+        "seed": options.seed,
+        "dtype": str(dtype or torch.float32).removeprefix("torch."),
+        "device": torch.device(device).type,
+        "metrics": {k: v.reason if isinstance(v, Skipped) else "computed" for k, v in metrics.items()},
+    }
+    partial = Partial(out if who.kept else None, shared, resume)
+    job = FewviewJob(who.rows, made, metrics, options.counts, who.size, options.seed)
+    records = job.measure(folders, deals, partial, progress)
+    headline = who.rows[0].name
+    summaries = {row.name: summarise_row(row, headline, records, metrics) for row in who.rows}
+    report = {
+        "method": headline,
+        "protocol": "fewview",
+        "data": Path(data).resolve().name,
+        **summaries.pop(headline),
+        **{key: shared[key] for key in ("resolution", "seed", "dtype", "device")},
+        "inputs": list(options.counts),
+        "ray_rows": options.ray_rows,
+        "scenes": len(records),
+        "scene_names": [record["scene"] for record in records],
+        "frames": {name: _listed(deal, options.counts) for name, deal in deals.items()},
+        "pairs": sum(len(record["references"]) for record in records),
+        "options": to_plain({row.name: row.options for row in who.rows}),
+        "rows": {**summaries, **{name: reason.as_json() for name, reason in who.skipped.items()}},
+        "versions": versions(),
+        # Of all answers, also those measured by a run that was stopped.
+        "seconds": round(sum(sum(map(sum, record["seconds"].values())) for record in records), 3),
+        "seconds_this_run": round(time.perf_counter() - started, 3),
+        **peak_memory(),
+    }
+    if out is not None:
+        write_json(out, report)
+        if not keep:
+            partial.close()
+    return report
+
+
+def _choose_rows(
+    target: Target,
+    options: FewviewOptions,
+    weights: str,
+    regressor: str | Row,
+    device: torch.device | str,
+    dtype: torch.dtype | None,
+    size: int | None,
+) -> _Rows:
+    rows: list[Row] = []
+    results: Path | None = None
+    kept = True
+    if isinstance(target, str | os.PathLike) and target != HEADLINE:
+        results = Path(target)
+        if not results.is_dir():
+            raise InputError("TARGET", str(results), f"expected a folder of results or {HEADLINE}")
+        rows.append(Row(name="results", answer=_no_answer, weights={"name": results.name}))
+    elif isinstance(target, str | SparseFusionPipeline):
+        wanted = [name for name in MODES if options.wants(name)]
+        if wanted:  # else nothing of it is loaded
+            pipeline = load(HEADLINE, weights, device, dtype) if isinstance(target, str) else target
+            rows, size = (
+                sparsefusion_rows(pipeline, _weights_of(pipeline), options, wanted),
+                pipeline.resolution,
+            )
+    else:
+        assert callable(target), "every other target is a function"
+        rows.append(Row(name=getattr(target, "__name__", type(target).__name__), answer=target))
+        kept = False
+    skipped: dict[str, Skipped] = {}
+    if options.wants(REGRESSOR) and isinstance(regressor, Row):
+        rows.append(regressor)
+    elif options.wants(REGRESSOR):
+        try:
+            rows.append(regressor_row(str(regressor), options.ray_rows, device, dtype))
+        except InputError as error:
+            skipped[REGRESSOR] = Skipped(f"no weights: {error.accepted}")
+    rows += baseline_rows([name for name in BASELINES if options.wants(name)], device)
+    if not rows:
+        why = "; ".join(f"{name} {reason}" for name, reason in skipped.items())
+        raise InputError("--only", ", ".join(options.only or ()), why)
+    return _Rows(rows, size or RESULTS_SIZE, skipped, results, kept)
+
+
+def _no_answer(given: Views, targets: Cameras, seed: int) -> Tensor:
+    raise AssertionError("results are read, not asked")
+
+
+def _weights_of(pipeline: SparseFusionPipeline) -> dict[str, str | None]:
+    """Name and hash of the weights; those of a pipeline that no bundle was read for are hashed in memory."""
+    if pipeline.bundle is not None:
+        return bundle_weights(pipeline.bundle)
+    parts = []
+    for network in (pipeline.vae, pipeline.eft, pipeline.unet):
+        parts += [hash_tensor(value.float()) for _, value in sorted(network.state_dict().items())]
+    return {"name": "in memory", "sha256": hash_tensor(torch.tensor([int(part[:15], 16) for part in parts]))}
+
+
+def _read_all(
+    root: Path, dealt: Mapping[str, tuple[Deal, Cameras]], options: FewviewOptions, size: int
+) -> dict[str, dict[int, Tensor]]:
+    for scene in dealt:
+        find_results(root, scene)
+    return {
+        scene: read_answers(root, scene, deal, cameras, options.counts, size)
+        for scene, (deal, cameras) in dealt.items()
+    }
+
+
+def _listed(deal: Deal, counts: Sequence[int]) -> dict[str, Any]:
+    return {
+        "inputs": {str(count): list(deal.inputs(count)) for count in counts},
+        "scored": list(deal.scored),
+    }

@@ -163,12 +163,16 @@ def choose_distillation(trial: Trial) -> dict[str, Any]:
 
 
 def differing(options: DistillOptions) -> Mapping[str, Any]:
-    """What of the options is not as by default; options of the field are never tried."""
+    """What of the options, and of the field's within them, is not as by default."""
     default = DistillOptions()
+    own = _differing(options, default)
+    return {**own, "field": _differing(options.field, default.field)} if "field" in own else own
+
+
+def _differing(options: Any, default: Any) -> dict[str, Any]:
+    names = [field.name for field in dataclasses.fields(options)]
     return {
-        field.name: getattr(options, field.name)
-        for field in dataclasses.fields(options)
-        if field.name != "field" and getattr(options, field.name) != getattr(default, field.name)
+        name: getattr(options, name) for name in names if getattr(options, name) != getattr(default, name)
     }
 
 

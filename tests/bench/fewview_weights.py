@@ -83,6 +83,7 @@ def write_bundles(folder: Path) -> dict[str, Path]:
         "sparsefusion": {name: getattr(pipeline, name) for name in ("vae", "eft", "unet", "scheduler")},
         "pixelnerf": {"regressor": tiny_regressor()},
     }
+    settings = {"steps": 3, "guidance": 1.5, "distill": {"rounds": 2, "field": {"rays": 64}}}
     for method, components in parts.items():
         for name, part in components.items():
             part.save_pretrained(folder / method / name)
@@ -92,7 +93,7 @@ def write_bundles(folder: Path) -> dict[str, Path]:
             method=method,
             licence="none",
             components={name: name for name in components},
-            settings={"steps": 3, "guidance": 1.5, "distill": {"rounds": 2}} if len(components) > 1 else {},
+            settings=settings if len(components) > 1 else {},
         )
     return {method: folder / method for method in parts}
 

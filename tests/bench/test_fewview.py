@@ -302,6 +302,7 @@ def test_recorded_choices(bundles: dict[str, Path]) -> None:
     pipeline = load("sparsefusion", bundles["sparsefusion"])
     assert pipeline.choose_sampler(None, None) == ("ddim", 3)
     assert pipeline.default_distillation.rounds == 2
+    assert pipeline.default_distillation.field.rays == 64
     assert tiny_pipeline().default_distillation.rounds == QUICK_DISTILL.__class__().rounds
 
 

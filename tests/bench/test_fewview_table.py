@@ -12,6 +12,7 @@ import pytest
 from fewview_weights import SIZE, write_bundles
 
 from manyview.data.render.jobs import render_procedural
+from manyview.methods.sparsefusion.distill_options import DistillOptions
 
 ROOT = Path(__file__).parents[2]
 
@@ -105,7 +106,7 @@ def test_choice(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert means[settings["steps"], settings["guidance"]] == max(means.values())
     assert settings["solver"] == "ddim"
     # What the weights had recorded for the distillation stays where nothing was tried.
-    assert settings["distill"] == {"rounds": 2}
+    assert settings["distill"] == {"rounds": 2, "field": {"rays": 64}}
 
 
 def test_distillation_is_chosen_one_option_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +117,7 @@ def test_distillation_is_chosen_one_option_after_the_other(monkeypatch: pytest.M
 
     class Trial:
         given = argparse.Namespace(**{name: [] for name in script.TRIED})
-        pipeline = argparse.Namespace(bundle=None)
+        pipeline = argparse.Namespace(default_distillation=DistillOptions())
 
         def __init__(self) -> None:
             self.asked: list[tuple[int, float, int]] = []

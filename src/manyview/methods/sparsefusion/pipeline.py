@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -128,7 +128,9 @@ class SparseFusionPipeline(DiffusionPipeline):
     def default_distillation(self) -> DistillOptions:
         """The distillation recorded with the weights (`distill` in a bundle), else the defaults."""
         settings = {} if self.bundle is None else self.bundle.settings
-        return DistillOptions(**settings.get("distill", {}))
+        recorded, default = dict(settings.get("distill", {})), DistillOptions()
+        field = replace(default.field, **recorded.pop("field", {}))
+        return replace(default, field=field, **recorded)
 
     def choose_sampler(self, solver: VldmSolver | None, num_steps: int | None) -> tuple[VldmSolver, int]:
         """What is given, and the weights' choice for what is not; their steps go with their solver only."""

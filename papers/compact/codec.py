@@ -18,6 +18,7 @@ import torch
 from diffusers import AutoencoderKL
 
 from manyview.bench.orbit4 import read_orbit
+from manyview.bench.pages import fill_place
 from manyview.cli.progress import TerminalProgress, silence_loading
 from manyview.errors import InputError
 from manyview.io.atomic import write_text_atomic
@@ -68,8 +69,7 @@ def main(words: Sequence[str] | None = None) -> int:
         given.results / "codec.json",
         {**figures, "views": len(scores), "resolution": size, "weights": entry, "versions": versions()},
     )
-    before, rest = page.split(BEGIN)
-    write_text_atomic(given.page, f"{before}{BEGIN}\n\n{text}\n\n{END}{rest.split(END)[1]}")
+    write_text_atomic(given.page, fill_place(page, BEGIN, END, text + "\n"))
     print(text)
     return 0
 

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from manyview.bench.pages import estimate_cell, fill_place, number_cell, shown_command, table_line, table_row
 from manyview.bench.run import evaluate
 from manyview.cli.flags import torch_device, torch_dtype
 from manyview.cli.progress import TerminalProgress, silence_loading
@@ -82,23 +82,17 @@ def main(words: Sequence[str] | None = None) -> int:
             force=given.force,
             progress=TerminalProgress(),
         )
-        text = write_tables(report, shown_command(given, sys.argv[1:] if words is None else words))
+        folders = (given.data, given.results, given.page, given.weights, given.one2one)
+        typed = sys.argv[1:] if words is None else words
+        text = write_tables(report, shown_command("papers/dimvis/table_1.py", typed, folders))
         title = "# DiMViS under the protocol orbit4\n\n"
         write_text_atomic(given.results / "dimvis_orbit4.md", title + text)
-        before, rest = page.split(BEGIN)
-        write_text_atomic(given.page, f"{before}{BEGIN}\n\n{text}\n{END}{rest.split(END)[1]}")
+        write_text_atomic(given.page, fill_place(page, BEGIN, END, text))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(text)
     return 0
-
-
-def shown_command(given: argparse.Namespace, words: Sequence[str]) -> str:
-    """The command as anyone would type it: folders by their names, since others keep them elsewhere."""
-    folders = {str(given.data), str(given.results), str(given.page), str(given.weights), str(given.one2one)}
-    shown = [Path(word).name if word in folders else word for word in words]
-    return "python papers/dimvis/table_1.py " + shlex.join(shown)
 
 
 def write_tables(report: Mapping[str, Any], command: str) -> str:
@@ -117,12 +111,16 @@ def write_tables(report: Mapping[str, Any], command: str) -> str:
     for count, part in report["by_references"].items():
         lines += ["", f"**{count} reference{'s' if count != '1' else ''}** ({part['pairs']} pairs)", ""]
         shown = [name for name in METRICS if "mean" in part.get(name, {}) or name == "lpips_vgg"]
-        lines += [_line(["", *shown]), _line(["---", *["---:"] * len(shown)])]
+        lines += [table_line(["", *shown]), table_line(["---", *["---:"] * len(shown)])]
         for label, paper in (("DiMViS", dimvis.PAPER_RESULTS), ("Zero123-XL", one2one.PAPER_RESULTS)):
             if int(count) in paper:
                 numbers = {**paper[int(count)], "ssim_skimage": paper[int(count)]["ssim"]}
                 name = f"{label}, as the paper reports it (guidance {numbers['guidance']:g})"
-                lines.append(_line([name, *(_plain(numbers.get(metric), metric) for metric in shown)]))
+                lines.append(
+                    table_line(
+                        [name, *(number_cell(numbers.get(metric), METRICS[metric]) for metric in shown)]
+                    )
+                )
         lines.append(_row(f"ours, one sample (guidance {part['guidance']:g})", part, shown, bold=True))
         for key in sorted(key for key in part if key.startswith("guidance_")):
             lines.append(_row(f"ours, guidance {key.removeprefix('guidance_')}", part[key], shown))
@@ -172,26 +170,7 @@ def claims(report: Mapping[str, Any]) -> list[str]:
 
 
 def _row(label: str, values: Mapping[str, Any], shown: Sequence[str], bold: bool = False) -> str:
-    cells = [label]
-    for name in shown:
-        value = values.get(name, {})
-        if "mean" not in value:
-            cells.append("-")
-            continue
-        digits = METRICS[name]
-        cell = f"{value['mean']:.{digits}f}"
-        if value["ci95"]:
-            cell += f" [{value['ci95'][0]:.{digits}f}, {value['ci95'][1]:.{digits}f}]"
-        cells.append(cell)
-    return _line([f"**{cell}**" if bold and cell != "-" else cell for cell in cells])
-
-
-def _plain(value: float | None, metric: str) -> str:
-    return "-" if value is None else f"{value:.{METRICS[metric]}f}"
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+    return table_row([label, *(estimate_cell(values.get(name), METRICS[name]) for name in shown)], bold)
 
 
 if __name__ == "__main__":

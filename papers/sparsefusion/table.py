@@ -11,7 +11,6 @@ one with more scenes or rows computes only what is new. A table that is there is
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 
 from manyview.bench.fewview_options import COUNTS, HEADLINE, NAMES, NUM_SCORED, RAY_ROWS, FewviewOptions
 from manyview.bench.fewview_run import evaluate_fewview
+from manyview.bench.pages import estimate_cell, fill_place, number_cell, shown_command, table_line, table_row
 from manyview.cli.flags import check_output, check_range, torch_device, torch_dtype
 from manyview.cli.progress import TerminalProgress, silence_loading
 from manyview.errors import InputError
@@ -94,12 +94,13 @@ def main(words: Sequence[str] | None = None) -> int:
             force=True,
             progress=TerminalProgress(),
         )
-        text = write_table(report, shown_command(given, sys.argv[1:] if words is None else words))
+        folders = (given.data, given.work, given.results, given.page, given.weights, given.regressor)
+        typed = sys.argv[1:] if words is None else words
+        text = write_table(report, shown_command("papers/sparsefusion/table.py", typed, folders))
         write_json(given.results / f"{STEM}.json", report)
         title = "# SparseFusion under the protocol fewview\n\n"
         write_text_atomic(given.results / f"{STEM}.md", title + text)
-        before, rest = page.split(BEGIN)
-        write_text_atomic(given.page, f"{before}{BEGIN}\n\n{text}\n{END}{rest.split(END)[1]}")
+        write_text_atomic(given.page, fill_place(page, BEGIN, END, text))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -116,15 +117,6 @@ def open_page(path: Path) -> str:
     if text.count(BEGIN) != 1 or END not in text.split(BEGIN)[1] or text.count(END) != 1:
         raise InputError("--page", str(path), "expected one place for the table, between its two marks")
     return text
-
-
-def shown_command(given: argparse.Namespace, words: Sequence[str]) -> str:
-    """The command as anyone would type it: folders by their names, since others keep them elsewhere."""
-    folders = {
-        str(getattr(given, name)) for name in ("data", "work", "results", "page", "weights", "regressor")
-    }
-    shown = [Path(word).name if word in folders else word for word in words]
-    return "python papers/sparsefusion/table.py " + shlex.join(shown)
 
 
 def write_table(report: Mapping[str, Any], command: str) -> str:
@@ -151,10 +143,13 @@ def write_table(report: Mapping[str, Any], command: str) -> str:
             if count in row.get("by_references", {})
         }
         shown = [name for name in METRICS if "mean" in part.get(name, {}) or name == "lpips_vgg"]
-        lines += [_line(["", *shown, "gain, dB", "s"]), _line(["---", *["---:"] * (len(shown) + 2)])]
+        lines += [
+            table_line(["", *shown, "gain, dB", "s"]),
+            table_line(["---", *["---:"] * (len(shown) + 2)]),
+        ]
         for name, numbers in spec.PAPER_RESULTS.get(int(count), {}).items():
-            cells = [_number(numbers.get(metric), metric) for metric in shown]
-            lines.append(_line([f"paper: {name}", *cells, "", ""]))
+            cells = [number_cell(numbers.get(metric), METRICS[metric][0]) for metric in shown]
+            lines.append(table_line([f"paper: {name}", *cells, "", ""]))
         for name in sorted(rows, key=_place):
             lines.append(_row(LABELS.get(name, name), rows[name], shown, bold=name == report["method"]))
     lines += ["", *claims(report)]
@@ -203,31 +198,14 @@ def _place(name: str) -> int:
 
 
 def _row(label: str, values: Mapping[str, Any], shown: Sequence[str], bold: bool = False) -> str:
-    cells = [label, *(_estimate(values.get(name), METRICS[name][0]) for name in shown)]
-    cells.append(_estimate(values.get("difference", {}).get("psnr"), 2) if "difference" in values else "")
+    cells = [label, *(estimate_cell(values.get(name), METRICS[name][0]) for name in shown)]
+    cells.append(estimate_cell(values.get("difference", {}).get("psnr"), 2) if "difference" in values else "")
     cells.append(f"{values['seconds']['mean']:.1f}")
-    return _line([f"**{cell}**" if bold and cell not in ("", "-") else cell for cell in cells])
-
-
-def _estimate(value: Mapping[str, Any] | None, digits: int) -> str:
-    if value is None or "mean" not in value:
-        return "-"
-    cell = f"{value['mean']:.{digits}f}"
-    if value["ci95"]:
-        cell += f" [{value['ci95'][0]:.{digits}f}, {value['ci95'][1]:.{digits}f}]"
-    return cell
-
-
-def _number(value: float | None, metric: str) -> str:
-    return "-" if value is None else f"{value:.{METRICS[metric][0]}f}"
+    return table_row(cells, bold)
 
 
 def _listed(numbers: set[int]) -> str:
     return " or ".join(str(number) for number in sorted(numbers))
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
 
 
 if __name__ == "__main__":

@@ -182,6 +182,21 @@ class Views:
         return self.images * self.masks + background * (1 - self.masks)
 
 
+def join_cameras(parts: Sequence[Cameras]) -> Cameras:
+    """All cameras as one batch, in order; pinholes among distorted ones get zeros for their distortion."""
+    bends = None
+    if any(part.distortion is not None for part in parts):
+        bends = torch.cat(
+            [part.K.new_zeros(len(part), 6) if part.distortion is None else part.distortion for part in parts]
+        )
+    return Cameras(
+        world_from_cam=torch.cat([part.world_from_cam for part in parts]),
+        K=torch.cat([part.K for part in parts]),
+        sizes=torch.cat([part.sizes for part in parts]),
+        distortion=bends,
+    )
+
+
 def _require(name: str, value: Tensor, shape: tuple[int, ...]) -> None:
     if tuple(value.shape) != shape:
         raise InputError(name, tuple(value.shape), f"expected shape {list(shape)}")

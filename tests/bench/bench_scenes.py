@@ -17,3 +17,21 @@ def grey_views(levels: list[float], noise_seed: int | None = None) -> Views:
         noise = torch.rand(images.shape, generator=torch.Generator().manual_seed(noise_seed))
         images = (images + 0.3 * noise).clamp(0, 1)
     return Views(images=images, cameras=orbit(16, 30.0, size=SIZE))
+
+
+class StopAfter:
+    """A user who presses control-C once so much is done."""
+
+    def __init__(self, count: int) -> None:
+        self.left = count
+
+    def start(self, total: int, what: str) -> None:
+        assert total > 0
+
+    def advance(self, n: int = 1) -> None:
+        self.left -= n
+        if self.left <= 0:
+            raise KeyboardInterrupt
+
+    def finish(self) -> None:
+        pass

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from bench_scenes import SIZE, grey_views
+from bench_scenes import SIZE, StopAfter, grey_views
 
 from manyview.bench.orbit4 import all_questions, read_orbit
 from manyview.bench.predictors import all_white
@@ -30,24 +30,6 @@ QUICK = {"num_steps": 1, "perceptual": False, "batch_size": 28}
 def comparable(report: dict[str, Any]) -> dict[str, Any]:
     """Without what differs from run to run."""
     return {key: value for key, value in report.items() if "seconds" not in key and "memory" not in key}
-
-
-class StopAfter:
-    """A user who presses control-C once so many view sets are done."""
-
-    def __init__(self, count: int) -> None:
-        self.left = count
-
-    def start(self, total: int, what: str) -> None:
-        assert total > 0
-
-    def advance(self, n: int = 1) -> None:
-        self.left -= n
-        if self.left <= 0:
-            raise KeyboardInterrupt
-
-    def finish(self) -> None:
-        pass
 
 
 def test_known_answers_on_grey_scenes(tmp_path: Path) -> None:

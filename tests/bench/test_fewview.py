@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from bench_scenes import grey_views
+from bench_scenes import StopAfter, grey_views
 from fewview_weights import (
     QUICK_DISTILL,
     SIZE,
@@ -54,24 +54,6 @@ def grey_set(root: Path, levels: dict[str, list[float]], size: int = 32) -> Path
     for name, level in levels.items():
         write_scene(grey_views(level), root / name)
     return root
-
-
-class StopAfter:
-    """A user who presses control-C once so many answers are done."""
-
-    def __init__(self, count: int) -> None:
-        self.left = count
-
-    def start(self, total: int, what: str) -> None:
-        assert total > 0
-
-    def advance(self, n: int = 1) -> None:
-        self.left -= n
-        if self.left <= 0:
-            raise KeyboardInterrupt
-
-    def finish(self) -> None:
-        pass
 
 
 def test_a_deal_is_decided_by_names_alone() -> None:

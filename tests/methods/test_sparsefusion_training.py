@@ -19,7 +19,7 @@ from manyview.errors import InputError, Stopped
 from manyview.geometry.trajectories import orbit
 from manyview.io.scene import write_scene
 from manyview.methods.sparsefusion.eft import EpipolarTransformer
-from manyview.methods.sparsefusion.examples import Examples, PosedObjects, join_cameras, open_posed
+from manyview.methods.sparsefusion.examples import Examples, PosedObjects, open_posed
 from manyview.methods.sparsefusion.features import Sampling
 from manyview.methods.sparsefusion.noise_levels import add_noise, cosine_log_snr, p2_weight
 from manyview.methods.sparsefusion.train import (
@@ -34,7 +34,7 @@ from manyview.methods.sparsefusion.train import (
 from manyview.methods.sparsefusion.unet import VldmUnet
 from manyview.training.config import TrainConfig
 from manyview.training.loop import fit
-from manyview.types import Cameras, Views
+from manyview.types import Cameras, Views, join_cameras
 
 CHANNELS = 3
 

@@ -18,11 +18,10 @@ import torch
 from torch import Tensor
 
 from manyview.bench.fewview import Deal
-from manyview.bench.results import ARGUMENT, find_results
+from manyview.bench.results import ARGUMENT, find_results, read_frames
 from manyview.errors import InputError
 from manyview.geometry.matching import match_cameras
-from manyview.io.scene import list_splits, read_scene
-from manyview.io.transforms import read_split, read_transforms, split_path
+from manyview.io.scene import read_scene
 from manyview.types import Cameras
 
 
@@ -46,11 +45,7 @@ def read_answers(
 def _read_result(
     folder: Path, deal: Deal, cameras: Cameras, counts: Sequence[int], size: int
 ) -> tuple[int, Tensor]:
-    table = read_transforms(folder)
-    splits = list_splits(folder)
-    if len(splits) != 1:
-        raise InputError(ARGUMENT, str(folder), f"{len(splits)} train_test_split files, expected one")
-    split = read_split(split_path(folder, splits[0]), len(table.files))
+    table, split, number = read_frames(folder)
     frames = match_cameras(table.cameras, cameras)
     given = tuple(sorted(frames[index] for index in split.train_ids))
     if len(given) not in counts or given != deal.inputs(len(given)):
@@ -69,5 +64,5 @@ def _read_result(
             line = f"expected one answer at the camera of frame {frame}, found {len(found)}"
             raise InputError(ARGUMENT, str(folder), line)
         rows.append(order.index(found[0]))
-    views = read_scene(folder, size=size, split=splits[0], argument=ARGUMENT)
+    views = read_scene(folder, size=size, split=number, argument=ARGUMENT)
     return len(given), views.over(1.0)[torch.tensor(rows)].clamp(0, 1)

@@ -16,7 +16,7 @@ from manyview.lift.reconstruction import Kind, ReconstructOptions, reconstruct
 from manyview.methods.sparsefusion.pipeline import Mode, SparseFusionPipeline
 from manyview.methods.sparsefusion.regressor import PixelRegressor
 from manyview.methods.sparsefusion.teacher import object_center
-from manyview.types import Cameras, Views
+from manyview.types import Cameras, Views, join_cameras
 from manyview.weights import Bundle, open_bundle
 
 MODES: dict[str, Mode] = {HEADLINE: "field", "eft": "eft", "vldm": "vldm"}
@@ -108,13 +108,7 @@ def copy_nearest(given: Views, targets: Cameras, seed: int) -> Tensor:
     Of two equally near the first.
     """
     assert given.cameras is not None, "the protocol gives posed views"
-    middle = focus_point(
-        Cameras(
-            world_from_cam=torch.cat([given.cameras.world_from_cam, targets.world_from_cam]),
-            K=torch.cat([given.cameras.K, targets.K]),
-            sizes=torch.cat([given.cameras.sizes, targets.sizes]),
-        )
-    )
+    middle = focus_point(join_cameras([given.cameras, targets]))
     from_middle = [
         F.normalize((cameras.centers - middle).double(), dim=1) for cameras in (targets, given.cameras)
     ]

@@ -20,8 +20,9 @@ from torch import Tensor
 from manyview.bench.orbit4 import NUM_PHASES, NUM_VIEWS, STEP_DEG, Question, places_on_orbit
 from manyview.errors import InputError
 from manyview.geometry.trajectories import spherical_angles
+from manyview.io.frames import FrameTable
 from manyview.io.scene import list_splits, read_scene
-from manyview.io.transforms import read_split, read_transforms, split_path
+from manyview.io.transforms import Split, read_split, read_transforms, split_path
 from manyview.types import Cameras
 
 ARGUMENT = "TARGET"
@@ -55,12 +56,17 @@ def read_answers(root: Path, scene: str, orbit: Cameras, size: int) -> tuple[tup
     return questions, torch.stack([answers[question] for question in questions])
 
 
-def _read_result(folder: Path, orbit: Cameras, size: int) -> tuple[Question, Tensor]:
+def read_frames(folder: Path) -> tuple[FrameTable, Split, int]:
+    """A result's frames, what its one split says of them, and that split's number."""
     table = read_transforms(folder)
     splits = list_splits(folder)
     if len(splits) != 1:
         raise InputError(ARGUMENT, str(folder), f"{len(splits)} train_test_split files, expected one")
-    split = read_split(split_path(folder, splits[0]), len(table.files))
+    return table, read_split(split_path(folder, splits[0]), len(table.files)), splits[0]
+
+
+def _read_result(folder: Path, orbit: Cameras, size: int) -> tuple[Question, Tensor]:
+    table, split, number = read_frames(folder)
     start = float(spherical_angles(orbit.centers.double())[0][0])
     azimuth = spherical_angles(table.cameras.centers.double())[0]
     places = places_on_orbit(azimuth, start)
@@ -85,5 +91,5 @@ def _read_result(folder: Path, orbit: Cameras, size: int) -> tuple[Question, Ten
             line = f"expected one image at azimuth {(start + place * STEP_DEG) % 360:.1f}, found {len(found)}"
             raise InputError(ARGUMENT, str(folder), line)
         rows.append(order.index(found[0]))
-    views = read_scene(folder, size=size, split=splits[0], argument=ARGUMENT)
+    views = read_scene(folder, size=size, split=number, argument=ARGUMENT)
     return question, views.over(1.0)[rows].clamp(0, 1)

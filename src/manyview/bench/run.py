@@ -24,7 +24,7 @@ from manyview.bench.scoring import choose_metrics
 from manyview.bench.summary import summarise
 from manyview.errors import InputError
 from manyview.io.manifest import peak_memory, versions, write_json
-from manyview.methods import METHODS, load
+from manyview.methods import METHODS, load, protocol_of
 from manyview.methods.dimvis.pipeline import DimvisPipeline
 from manyview.methods.one2one.pipeline import One2OnePipeline
 from manyview.metrics.report import Skipped
@@ -193,7 +193,7 @@ def _check_options(
     out: Path | None,
     force: bool,
 ) -> None:
-    if isinstance(target, str) and target in METHODS and target not in ("dimvis", "one2one"):
+    if isinstance(target, str) and target in METHODS and protocol_of(target) not in PROTOCOLS:
         raise InputError("--protocol", protocol, f"is not for {target}")
     if protocol not in PROTOCOLS:
         raise InputError("--protocol", protocol, f"expected one of {', '.join(PROTOCOLS)}")

@@ -23,15 +23,14 @@ from manyview.cli.flags import (
 from manyview.cli.progress import silence_loading
 from manyview.cli.shell import Answer
 from manyview.errors import InputError
-from manyview.methods import METHODS
+from manyview.methods import METHODS, protocol_of
 from manyview.progress import Progress
 from manyview.weights import open_bundle
 
 SUMMARY = "Score a method, or results another program made, on a data set under a paper's protocol."
 Protocol = Literal["orbit4", "fewview"]
-# What methods are scored under, and flags that only one protocol looks at, refused elsewhere.
-_PROTOCOL_OF: dict[str, Protocol] = {"dimvis": "orbit4", "one2one": "orbit4", "sparsefusion": "fewview"}
 _SHOWN = ("psnr", "ssim_skimage", "stlpips_vgg", "lpips_vgg", "pixel_std")
+# Flags that only one protocol looks at, refused elsewhere.
 _ONLY_FOR: dict[str, Protocol] = {
     "samples": "orbit4",
     "inputs": "fewview",
@@ -113,7 +112,7 @@ def run(options: Options, progress: Progress) -> Answer:
 
 
 def _check_protocol(options: Options) -> None:
-    own = _PROTOCOL_OF.get(options.target)
+    own = protocol_of(options.target) if options.target in METHODS else None
     if own is not None and own != options.protocol:
         raise InputError("--protocol", options.protocol, f"{options.target} is scored under {own}")
     for name, protocol in _ONLY_FOR.items():

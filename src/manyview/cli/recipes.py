@@ -257,11 +257,9 @@ def _sparsefusion_task(
     sets = [open_posed(source) for source in sources]
     held_out = None if validation is None else open_posed(validation, "--validation")
     if recipe.stage in ("joint", "vldm"):
-        from diffusers import AutoencoderKL
-
         from manyview.training.encoding import encode_latents
 
-        vae: Any = AutoencoderKL.from_pretrained(str(_component(recipe, "vae")), local_files_only=True)
+        vae = _codec(recipe)
 
         def encoded(one: PosedObjects, source: PackedViews | SceneArrays) -> PosedObjects:
             root = _latent_cache(recipe, source)
@@ -310,12 +308,11 @@ def _encode(
     progress: Progress,
 ) -> list[tuple[Tensor, Tensor]]:
     """Latents and embeddings of each group of data sets."""
-    from diffusers import AutoencoderKL
     from transformers import CLIPVisionModelWithProjection
 
     from manyview.training.encoding import encode_views
 
-    vae: Any = AutoencoderKL.from_pretrained(str(_component(recipe, "vae")), local_files_only=True)
+    vae = _codec(recipe)
     encoder: Any = CLIPVisionModelWithProjection.from_pretrained(
         str(_component(recipe, "image_encoder")), local_files_only=True
     )
@@ -324,6 +321,12 @@ def _encode(
         roots = [_latent_cache(recipe, source) for source in sources]
         found.append(encode_views(sources, roots, vae, encoder, device=device, progress=progress))
     return found
+
+
+def _codec(recipe: Recipe) -> Any:
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL.from_pretrained(str(_component(recipe, "vae")), local_files_only=True)
 
 
 def _component(recipe: Recipe, name: Literal["vae", "image_encoder"]) -> Path:

@@ -83,13 +83,23 @@ def focus_point(cameras: Cameras) -> Tensor:
     Raises `InputError` where the axes are all parallel, so that no such point exists.
     """
     axes = cameras.world_from_cam[:, :3, 2].double()
-    identity = torch.eye(3, dtype=axes.dtype, device=axes.device)
-    across = identity - axes[:, :, None] * axes[:, None, :]
-    normal_matrix = across.sum(dim=0)
-    if float(torch.linalg.eigvalsh(normal_matrix)[0]) < 1e-6 * len(cameras):
+    point = nearest_to_lines(cameras.centers.double(), axes, parallel=1e-6)
+    if point is None:
         raise InputError("cameras", "all look in one direction", "expected optical axes that meet")
-    right_side = (across @ cameras.centers.double().unsqueeze(-1)).sum(dim=0)
-    return torch.linalg.solve(normal_matrix, right_side)[:, 0].to(cameras.K.dtype)
+    return point.to(cameras.K.dtype)
+
+
+def nearest_to_lines(origins: Tensor, directions: Tensor, *, parallel: float) -> Tensor | None:
+    """[3] the point nearest to N lines through origins [N, 3] along unit directions [N, 3], in the
+    least-squares sense; None where the lines are all parallel, to within `parallel` (about the mean squared
+    sine of the angles between them)."""
+    identity = torch.eye(3, dtype=directions.dtype, device=directions.device)
+    across = identity - directions[:, :, None] * directions[:, None, :]
+    normal_matrix = across.sum(dim=0)
+    if float(torch.linalg.eigvalsh(normal_matrix)[0]) < parallel * len(origins):
+        return None
+    right_side = (across @ origins.unsqueeze(-1)).sum(dim=0)
+    return torch.linalg.solve(normal_matrix, right_side)[:, 0]
 
 
 def normalize_cameras(

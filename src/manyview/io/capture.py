@@ -26,7 +26,7 @@ from manyview.io.colmap import find_sparse, read_colmap
 from manyview.io.frames import FrameTable
 from manyview.io.images import read_image
 from manyview.io.transforms import read_split, read_transforms, split_path
-from manyview.types import Cameras
+from manyview.types import Cameras, join_cameras
 
 Kind = Literal["transforms", "colmap", "co3d"]
 _PARTS = ("train", "val", "test")
@@ -169,16 +169,6 @@ def _with_split(table: FrameTable, folder: Path, split: int | None, argument: st
 
 
 def _joined(tables: Sequence[FrameTable]) -> FrameTable:
-    lenses = None
-    if any(table.cameras.distortion is not None for table in tables):
-        lenses = torch.cat(
-            [
-                table.cameras.K.new_zeros(len(table), 6) if bend is None else bend
-                for table in tables
-                for bend in [table.cameras.distortion]
-            ]
-        )
-
     def chain(name: str) -> tuple[str | None, ...]:
         found = [getattr(table, name) or (None,) * len(table) for table in tables]
         merged = tuple(value for values in found for value in values)
@@ -186,12 +176,7 @@ def _joined(tables: Sequence[FrameTable]) -> FrameTable:
 
     return FrameTable(
         files=tuple(file for table in tables for file in table.files),
-        cameras=Cameras(
-            world_from_cam=torch.cat([table.cameras.world_from_cam for table in tables]),
-            K=torch.cat([table.cameras.K for table in tables]),
-            sizes=torch.cat([table.cameras.sizes for table in tables]),
-            distortion=lenses,
-        ),
+        cameras=join_cameras([table.cameras for table in tables]),
         mask_files=chain("mask_files"),
         depth_files=chain("depth_files"),
         splits=chain("splits"),

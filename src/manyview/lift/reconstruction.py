@@ -31,7 +31,7 @@ from manyview.lift.splats.model import Splats
 from manyview.lift.splats.render import SplatRender, render_splats
 from manyview.lift.volume_files import read_volume, write_volume
 from manyview.progress import Progress, silent
-from manyview.types import Cameras, Views
+from manyview.types import Cameras, Views, join_cameras
 
 Kind = Literal["splats", "field", "mesh"]
 
@@ -87,10 +87,9 @@ class Reconstruction:
             return render_mesh(self.mesh, cameras)
         if self.kind == "field":
             assert self.field is not None, "a field was asked for"
-            seen = render_field(self.field, cameras, background=0.0)
-        else:
-            assert self.splats is not None, "splats were asked for"
-            seen = _draw(self.splats, cameras)
+            return field_views(self.field, cameras)
+        assert self.splats is not None, "splats were asked for"
+        seen = _draw(self.splats, cameras)
         return straight_views(seen.images, seen.alphas, seen.depths, cameras)
 
 
@@ -200,6 +199,12 @@ def mesh_surface(
     )
 
 
+def field_views(field: Renderable, cameras: Cameras) -> Views:
+    """What cameras of one size see of a field: straight colour, coverage as mask, depth."""
+    seen = render_field(field, cameras, background=0.0)
+    return straight_views(seen.images, seen.alphas, seen.depths, cameras)
+
+
 def straight_views(images: Tensor, alphas: Tensor, depths: Tensor, cameras: Cameras) -> Views:
     """Views of what was rendered over black: colour divided by its coverage."""
     colors = torch.where(alphas > 1e-3, images / alphas.clamp_min(1e-3), 1.0)
@@ -242,13 +247,7 @@ def _with_interpolated(
     both = Views(
         images=torch.cat((views.images, extra.images.to(views.images))),
         masks=None if views.masks is None or extra.masks is None else torch.cat((views.masks, extra.masks)),
-        cameras=replace(
-            views.cameras,
-            world_from_cam=torch.cat((views.cameras.world_from_cam, between.world_from_cam)),
-            K=torch.cat((views.cameras.K, between.K)),
-            sizes=torch.cat((views.cameras.sizes, between.sizes)),
-            distortion=None,
-        ),
+        cameras=replace(join_cameras([views.cameras, between]), distortion=None),
     )
     given = torch.ones(len(views)) if weights is None else weights.float().cpu()
     return both, torch.cat((given, given.mean() * torch.full((len(extra),), weight)))

@@ -47,6 +47,11 @@ def load(
     return pipeline.to(device)
 
 
+def protocol_of(method: str) -> str:
+    """The protocol that a listed method is scored under."""
+    return importlib.import_module(f"manyview.methods.{method}.spec").PROTOCOL
+
+
 def find_converter(method: str) -> Converter:
     """What reads the published checkpoints of a method. Raises `InputError` for a method that has none."""
     if method not in CONVERTERS:

@@ -76,8 +76,7 @@ def refit_pixels(
     The given field stays as it is; `progress` has been started and is only advanced.
     """
     generator = torch.Generator().manual_seed(options.seed)
-    longest = max(min(_FEWEST_NODES, options.resolution), options.resolution)
-    finer = field.refined(make_box(field.box.low, field.box.high, longest))
+    finer = field.refined(make_box(field.box.low, field.box.high, options.resolution))
     finer.anneal = 1.0
     _run_stage(finer, source, options, (options.steps, *_STAGES[-1][2:]), generator, progress)
     with torch.no_grad():

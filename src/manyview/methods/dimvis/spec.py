@@ -9,6 +9,7 @@ VENUE = "ICML 2024 workshop SPIGM"
 ACCEPTS = "any non-empty subset of a rig of V views of one object (even azimuths, elevation 30 degrees)"
 GIVES = "the other views of the rig"
 NEEDS_CAMERAS = False
+PROTOCOL = "orbit4"
 
 # Table 1 of the paper: number of references -> guidance, PSNR, SSIM, LPIPS (VGG), at 256 px on its 30
 # objects of Google Scanned Objects with a full-size network. The guidance is the better of 1 and 3 on

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -21,7 +22,7 @@ from manyview.nets.image_encoder import embed
 from manyview.sampling.noise import item_noise
 from manyview.sampling.solvers import Solver, build_solver
 from manyview.sampling.workers import OnStep, count_workers, map_batches
-from manyview.types import Cameras, Views
+from manyview.types import Cameras, Views, join_cameras
 from manyview.weights import Bundle
 
 
@@ -106,11 +107,7 @@ class One2OnePipeline(DiffusionPipeline):
         )
         camera = views.cameras[first].resized(size, size)
         moved = targets.resized(size, size)
-        cameras = Cameras(
-            world_from_cam=torch.cat([camera.world_from_cam, moved.world_from_cam]),
-            K=torch.cat([camera.K, moved.K]),
-            sizes=torch.cat([camera.sizes, moved.sizes]),
-        )
+        cameras = replace(join_cameras([camera, moved]), distortion=None)
         observed = torch.zeros(len(targets) + 1, dtype=torch.bool)
         observed[0] = True
         options = {"steps": num_steps, "guidance": guidance, "solver": solver, "resolution": size}

@@ -9,6 +9,7 @@ VENUE = "ICCV 2023"
 ACCEPTS = "one view and the relative camera of the wanted one (on a sphere about the object)"
 GIVES = "one view a draw; several are drawn independently of each other"
 NEEDS_CAMERAS = True
+PROTOCOL = "orbit4"
 
 # As the DiMViS paper measured Zero123-XL (its Table 1), one reference, guidance 3, 256 px.
 PAPER_RESULTS = {1: {"guidance": 3.0, "psnr": 16.13, "ssim": 0.772, "lpips_vgg": 0.181}}

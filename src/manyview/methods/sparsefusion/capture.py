@@ -21,7 +21,7 @@ from manyview.methods.sparsefusion.checks import Finding, check_views
 from manyview.methods.sparsefusion.placement import Placement, place
 from manyview.methods.sparsefusion.spec import MAX_VIEWS
 from manyview.progress import Progress, silent
-from manyview.types import Cameras, Views
+from manyview.types import Cameras, Views, join_cameras
 
 Masks = Literal["auto", "plain", "rembg", "white"]
 _READ_SIDE = 1024
@@ -163,14 +163,7 @@ def _read_frames(
             progress.advance()
     finally:
         progress.finish()
-    bends = [lens.distortion for lens in lenses]
-    cameras = Cameras(
-        world_from_cam=torch.cat([lens.world_from_cam for lens in lenses]),
-        K=torch.cat([lens.K for lens in lenses]),
-        sizes=torch.cat([lens.sizes for lens in lenses]),
-        distortion=None if bends[0] is None else torch.cat([bend for bend in bends if bend is not None]),
-    )
-    return pictures, covers, cameras, sources
+    return pictures, covers, join_cameras(lenses), sources
 
 
 def _reframed(

@@ -19,7 +19,7 @@ from manyview.errors import InputError
 from manyview.geometry.pixels import inside_image, sample_images
 from manyview.geometry.projection import project
 from manyview.geometry.rays import pixel_rays
-from manyview.io.framing import resize_area
+from manyview.io.framing import resize_area, size_within
 from manyview.types import Cameras, Views
 
 RAYS, DEPTHS = 300, 64
@@ -153,25 +153,24 @@ def _along(pixels: Tensor, camera: Cameras, depths: int) -> Tensor:
 
 
 def _small(views: Views) -> Views:
-    height, width = views.size
-    if max(height, width) <= _SIDE:
+    size = size_within(*views.size, _SIDE)
+    if size == views.size:
         return views
     assert views.cameras is not None, "views that are checked have cameras"
-    rows, columns = round(height * _SIDE / max(height, width)), round(width * _SIDE / max(height, width))
-    images, masks = resize_area(views.images, rows, columns, views.masks)
-    return Views(images=images, masks=masks, cameras=views.cameras.resized(rows, columns), names=views.names)
+    images, masks = resize_area(views.images, *size, views.masks)
+    return Views(images=images, masks=masks, cameras=views.cameras.resized(*size), names=views.names)
 
 
 def _same_places(views: Views) -> list[Finding]:
     """Pairs of cameras in one place that look the same way, but whose pictures differ."""
     assert views.cameras is not None, "views that are checked have cameras"
     poses = views.cameras.world_from_cam.double()
+    shown = views.over(1.0)
     found = []
     for first in range(len(views)):
         for second in range(first + 1, len(views)):
             same = torch.allclose(poses[first], poses[second], atol=1e-4)
             lens = torch.allclose(views.cameras.K[first], views.cameras.K[second], rtol=1e-3)
-            shown = views.over(1.0)
             if same and lens and float((shown[first] - shown[second]).abs().mean()) > 0.02:
                 line = f"{_name(views, first)} and {_name(views, second)} have one camera but differ"
                 found.append(Finding((first, second), line))

@@ -9,16 +9,19 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from diffusers import ConfigMixin, ModelMixin
 from torch import Tensor
 
 from manyview.errors import InputError
-from manyview.methods.sparsefusion.epipolar import relative_transforms, same_cameras
+from manyview.methods.sparsefusion.epipolar import depth_range, relative_transforms, same_cameras
 from manyview.methods.sparsefusion.features import ResidualEncoder, Sampling
 from manyview.methods.sparsefusion.spec import MAX_VIEWS
 from manyview.types import Cameras
 
 Own = Literal["refuse", "hide", "show"]
 """What to do where a query camera is also a context camera."""
+RAYS_AT_ONCE = 4096
+"""Rays times context views that are worked on together where no gradient is asked for."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,42 @@ class Context:
     """[B, 2] nearest and farthest depth along a query camera's z axis."""
     present: Tensor
     """bool [B, N] on the CPU; False where a scene has fewer views than the batch's largest."""
+
+
+class ContextNetwork(ModelMixin, ConfigMixin):
+    """What networks share that read a context once and are then asked for cameras.
+
+    Their config has `sampling`, `half_range` and `min_near`.
+    """
+
+    encoder: ResidualEncoder
+
+    @property
+    def sampling(self) -> Sampling:
+        """How pixels, cells and rays are laid over each other."""
+        return self.config["sampling"]
+
+    def depth_range(self, cameras: Cameras, center: Tensor | None = None) -> Tensor:
+        """[2] nearest and farthest depth of a scene (`epipolar.depth_range` with the config's numbers)."""
+        return depth_range(
+            cameras, self.config["half_range"], center=center, min_near=self.config["min_near"]
+        )
+
+    def encode(
+        self, images: Tensor, cameras: Cameras, depth_ranges: Tensor, present: Tensor | None = None
+    ) -> Context:
+        """The context of images [B, N, 3, H, W] in [0, 1] with B N cameras; see `encode_context`."""
+        return encode_context(self.encoder, self.sampling, images, cameras, depth_ranges, present)
+
+
+def split_rays(pixels: Tensor, context: Context, query: Cameras, at_once: int | None) -> tuple[Tensor, ...]:
+    """Parts of pixels [R, 2], `at_once` each; None: so many that memory stays bounded where no gradient is
+    asked for, else all."""
+    if at_once is None:
+        views = context.present.shape[1]
+        whole = torch.is_grad_enabled()
+        at_once = len(pixels) if whole else max(1, RAYS_AT_ONCE // (views * len(query)))
+    return pixels.split(at_once)
 
 
 def encode_context(

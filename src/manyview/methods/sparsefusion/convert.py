@@ -32,20 +32,23 @@ Part = Literal["eft", "unet"]
 Rules = tuple[tuple[str, str], ...]
 
 
+def _renamed(theirs: str, ours: str, names: Mapping[str, str]) -> Rules:
+    return tuple((f"{theirs}.{old}", f"{ours}.{new}") for old, new in names.items())
+
+
 def _transformer(theirs: str, ours: str) -> Rules:
-    return (
-        (f"{theirs}.pre.0.*", f"{ours}.enter.*"),
-        (f"{theirs}.encoder.layers.#.*", f"{ours}.layers.#.*"),
-    )
+    return _renamed(theirs, ours, {"pre.0.*": "enter.*", "encoder.layers.#.*": "layers.#.*"})
 
 
 def _residual_stage(number: int) -> Rules:
-    theirs, ours = f"encoder_model.layer{number}.#", f"encoder.stages.{number - 1}.#"
-    names = {"conv1": "first", "bn1": "first_norm", "conv2": "second", "bn2": "second_norm"}
-    return (
-        *((f"{theirs}.{old}.*", f"{ours}.{new}.*") for old, new in names.items()),
-        (f"{theirs}.downsample.#.*", f"{ours}.shortcut.#.*"),
-    )
+    names = {
+        "conv1.*": "first.*",
+        "bn1.*": "first_norm.*",
+        "conv2.*": "second.*",
+        "bn2.*": "second_norm.*",
+        "downsample.#.*": "shortcut.#.*",
+    }
+    return _renamed(f"encoder_model.layer{number}.#", f"encoder.stages.{number - 1}.#", names)
 
 
 def _attention(theirs: str, ours: str) -> Rules:
@@ -59,7 +62,7 @@ def _attention(theirs: str, ours: str) -> Rules:
         "to_out.0.weight": "leave.weight",
         "to_out.1.g": "leave_norm.gain",
     }
-    return tuple((f"{theirs}.{old}", f"{ours}.{new}") for old, new in names.items())
+    return _renamed(theirs, ours, names)
 
 
 def _level_block(theirs: str, ours: str) -> Rules:
@@ -74,8 +77,7 @@ def _level_block(theirs: str, ours: str) -> Rules:
         "gca.net.2.*": "gate.expand.*",
         "res_conv.*": "shortcut.*",
     }
-    renamed = tuple((f"{theirs}.{old}", f"{ours}.{new}") for old, new in names.items())
-    return (*renamed, *_attention(f"{theirs}.cross_attn.fn", f"{ours}.look"))
+    return (*_renamed(theirs, ours, names), *_attention(f"{theirs}.cross_attn.fn", f"{ours}.look"))
 
 
 def _attention_block(theirs: str, ours: str) -> Rules:
@@ -85,8 +87,7 @@ def _attention_block(theirs: str, ours: str) -> Rules:
         "layers.0.1.3.g": "leave_norm.gain",
         "layers.0.1.4.weight": "leave.weight",
     }
-    renamed = tuple((f"{theirs}.{old}", f"{ours}.{new}") for old, new in names.items())
-    return (*renamed, *_attention(f"{theirs}.layers.0.0.fn", f"{ours}.attention"))
+    return (*_renamed(theirs, ours, names), *_attention(f"{theirs}.layers.0.0.fn", f"{ours}.attention"))
 
 
 RULES: dict[Part, Rules] = {
@@ -270,21 +271,8 @@ def convert_checkpoints(
 class SparseFusionConverter:
     """This module as `manyview convert` calls it."""
 
-    def survey(self, paths: Sequence[str | os.PathLike[str]]) -> Survey:
-        """`survey_checkpoints`."""
-        return survey_checkpoints(paths)
-
-    def convert(
-        self,
-        paths: Sequence[str | os.PathLike[str]],
-        out: str | os.PathLike[str],
-        *,
-        codec: str | os.PathLike[str] | None = None,
-        licence: str = "unknown",
-        force: bool = False,
-    ) -> dict[str, Path]:
-        """`convert_checkpoints`."""
-        return convert_checkpoints(paths, out, codec=codec, licence=licence, force=force)
+    survey = staticmethod(survey_checkpoints)
+    convert = staticmethod(convert_checkpoints)
 
 
 def _read_parts(path: str | os.PathLike[str]) -> dict[Part, dict[str, Tensor]]:

@@ -28,13 +28,12 @@ from manyview.methods.sparsefusion.distill_work import (
     Work,
     cameras_of,
 )
-from manyview.methods.sparsefusion.examples import join_cameras
 from manyview.methods.sparsefusion.iterations import run_iterations
 from manyview.methods.sparsefusion.poses import distillation_cameras
 from manyview.methods.sparsefusion.rounds import fill_enclosed, run_rounds
 from manyview.methods.sparsefusion.teacher import Looked, coverage_of
 from manyview.progress import Progress, silent
-from manyview.types import Cameras, Views
+from manyview.types import Cameras, Views, join_cameras
 
 __all__ = ["DistillRecord", "Distilled", "Source", "distill"]
 

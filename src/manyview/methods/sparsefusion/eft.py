@@ -13,17 +13,15 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from manyview.errors import InputError
 from manyview.geometry.rays import harmonic_embedding
-from manyview.methods.sparsefusion.context import Context, Own, encode_context, place_query
+from manyview.methods.sparsefusion.context import Context, ContextNetwork, Own, place_query, split_rays
 from manyview.methods.sparsefusion.epipolar import (
     RaySamples,
     at_least_single,
-    depth_range,
     ray_pixels,
     read_maps,
     sample_rays,
@@ -35,8 +33,6 @@ from manyview.types import Cameras
 
 NUM_COMPARED = 8
 """Numbers a point that `compare_views` gives."""
-RAYS_AT_ONCE = 4096
-"""Rays times context views that are worked on together where no gradient is asked for."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +99,7 @@ class TokenTransformer(nn.Module):
         return x
 
 
-class EpipolarTransformer(ModelMixin, ConfigMixin):
+class EpipolarTransformer(ContextNetwork):
     """The network of the EFT. The defaults are the published sizes."""
 
     @register_to_config
@@ -143,28 +139,6 @@ class EpipolarTransformer(ModelMixin, ConfigMixin):
         self.view_score = nn.Linear(width, 1)
         self.color = nn.Linear(width, 4 if blend else 3)
 
-    @property
-    def sampling(self) -> Sampling:
-        """How pixels, cells and rays are laid over each other."""
-        return self.config["sampling"]
-
-    def depth_range(self, cameras: Cameras, center: Tensor | None = None) -> Tensor:
-        """[2] nearest and farthest depth of a scene (`epipolar.depth_range` with the config's numbers)."""
-        return depth_range(
-            cameras, self.config["half_range"], center=center, min_near=self.config["min_near"]
-        )
-
-    def encode(
-        self, images: Tensor, cameras: Cameras, depth_ranges: Tensor, present: Tensor | None = None
-    ) -> Context:
-        """The context of images [B, N, 3, H, W] in [0, 1] with B N cameras of their size.
-
-        `depth_ranges` [B, 2] from `depth_range`; `present` bool [B, N], everything by default. Raises
-        `InputError` for no or more than eight views, shapes that do not fit, a scene without any view, and
-        depths that do not begin in front of the cameras.
-        """
-        return encode_context(self.encoder, self.sampling, images, cameras, depth_ranges, present)
-
     def forward(
         self,
         context: Context,
@@ -183,18 +157,14 @@ class EpipolarTransformer(ModelMixin, ConfigMixin):
         `rays_at_once` splits the rays of a query, which changes nothing but memory (with gradients: no
         split unless asked). Raises `InputError` for a query without any context view left.
         """
-        views = context.present.shape[1]
         height, width = context.images.shape[-2:]
         device = context.maps.device
         relative, hidden = place_query(context, query, own)
         depths = spread_depths(context.depth_ranges.to(device), self.config["num_depths"])
         grid = {"dtype": depths.dtype, "device": device}
         pixels = ray_pixels(rows, columns, height, width, self.sampling, **grid)
-        if rays_at_once is None:
-            whole = torch.is_grad_enabled()
-            rays_at_once = len(pixels) if whole else max(1, RAYS_AT_ONCE // (views * len(query)))
         parts = []
-        for some in pixels.split(rays_at_once):
+        for some in split_rays(pixels, context, query, rays_at_once):
             samples = sample_rays(some, query, context.cameras, depths, relative)
             parts.append(self._look(context, samples, hidden, attention))
         return self._assemble(parts, depths, rows, columns)

@@ -165,21 +165,6 @@ def open_posed(source: PackedViews | SceneArrays, argument: str = "--data") -> P
     return PosedObjects(views=source, cameras=tuple(rigs))
 
 
-def join_cameras(parts: Sequence[Cameras]) -> Cameras:
-    """All cameras as one batch, in order; pinholes among distorted ones get zeros."""
-    bends = None
-    if any(part.distortion is not None for part in parts):
-        bends = torch.cat(
-            [part.K.new_zeros(len(part), 6) if part.distortion is None else part.distortion for part in parts]
-        )
-    return Cameras(
-        world_from_cam=torch.cat([part.world_from_cam for part in parts]),
-        K=torch.cat([part.K for part in parts]),
-        sizes=torch.cat([part.sizes for part in parts]),
-        distortion=bends,
-    )
-
-
 def _other_views(rig: Cameras, fewest: int) -> list[list[int]]:
     """For every view those with another camera."""
     reach = torch.linalg.vector_norm(rig.centers.double() - focus_point(rig).double(), dim=1).mean()

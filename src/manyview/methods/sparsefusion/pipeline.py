@@ -14,19 +14,19 @@ from torch import Tensor
 from manyview.errors import InputError
 from manyview.io.manifest import build_manifest
 from manyview.io.result import Result
-from manyview.lift.field.render import render_field
-from manyview.lift.reconstruction import straight_views
+from manyview.lift.reconstruction import field_views
 from manyview.lift.volume_files import Volume
+from manyview.methods.sparsefusion.context import RAYS_AT_ONCE
 from manyview.methods.sparsefusion.distill import Distilled, distill
 from manyview.methods.sparsefusion.distill_options import DistillOptions
-from manyview.methods.sparsefusion.eft import RAYS_AT_ONCE, EpipolarTransformer
+from manyview.methods.sparsefusion.eft import EpipolarTransformer
 from manyview.methods.sparsefusion.spec import MAX_VIEWS
 from manyview.methods.sparsefusion.teacher import Teacher
 from manyview.methods.sparsefusion.unet import VldmUnet
 from manyview.methods.sparsefusion.vldm import VldmSolver, check_sampling
 from manyview.progress import Progress, silent
 from manyview.sampling.noise import item_noise
-from manyview.types import Cameras, Views
+from manyview.types import Cameras, Views, join_cameras
 from manyview.weights import Bundle
 
 Mode = Literal["field", "vldm", "eft"]
@@ -212,7 +212,7 @@ class SparseFusionPipeline(DiffusionPipeline):
                 checkpoint=checkpoint,
             )
             field = distilled.field
-            made = render_views(field, targets.resized(side, side))
+            made = field_views(field, targets.resized(side, side))
             record |= {"distill": options, "distilled": distilled.record}
         elif mode == "vldm":
             check_sampling(solver, num_steps, 0.99)
@@ -276,12 +276,6 @@ class SparseFusionPipeline(DiffusionPipeline):
         return torch.cat(drawn)
 
 
-def render_views(field: Volume, cameras: Cameras) -> Views:
-    """What cameras of one size see of a field: straight colour, coverage as mask, depth."""
-    seen = render_field(field, cameras, background=0.0)
-    return straight_views(seen.images, seen.alphas, seen.depths, cameras)
-
-
 def join_views(given: Views, made: Views) -> Views:
     """Given views, observed, and made ones, not observed, as one.
 
@@ -307,12 +301,8 @@ def join_views(given: Views, made: Views) -> Views:
         images=torch.cat([images, made.images]),
         masks=masks,
         depths=depths,
-        cameras=Cameras(
-            world_from_cam=torch.cat(
-                [given.cameras.world_from_cam, made.cameras.world_from_cam.to(given.cameras.world_from_cam)]
-            ),
-            K=torch.cat([given.cameras.K, made.cameras.K.to(given.cameras.K)]),
-            sizes=torch.cat([given.cameras.sizes, made.cameras.sizes]),
+        cameras=replace(
+            join_cameras([given.cameras, made.cameras.to(given.cameras.K.dtype)]), distortion=None
         ),
         observed=torch.arange(len(given) + len(made)) < len(given),
         names=names,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from manyview.errors import InputError
-from manyview.geometry.normalization import Similarity
+from manyview.geometry.normalization import Similarity, nearest_to_lines
 from manyview.geometry.rays import pixel_rays
 from manyview.geometry.rotations import matrix_from_axis_angle
 from manyview.geometry.trajectories import look_at
@@ -150,27 +150,17 @@ def locate_object(
             along = 1.5
         center = origins[0] + along * directions[0]
     else:
-        center = nearest_point(origins, directions, argument=argument)
+        found = nearest_to_lines(origins, directions, parallel=1e-5)
+        if found is None:
+            line = "see the object from one direction only; expected views from around it"
+            raise InputError(argument, f"its {len(origins)} views", line)
+        center = found
     depths = ((center - precise.centers)[:, None] @ precise.world_from_cam[:, :3, 2:3])[:, 0, 0]
     if not bool((depths > 0).all()):
         index = int(depths.argmin())
         line = "the object that the other frames show lies behind it; expected cameras that look at it"
         raise InputError(argument, f"frame {index}", line)
     return center, float((angular * depths).mean())
-
-
-def nearest_point(origins: Tensor, directions: Tensor, *, argument: str = "INPUT") -> Tensor:
-    """[3] the point nearest to N rays of unit directions, in the least-squares sense.
-
-    Raises `InputError` where they are all parallel.
-    """
-    identity = torch.eye(3, dtype=origins.dtype)
-    across = identity - directions[:, :, None] * directions[:, None, :]
-    total = across.sum(dim=0)
-    if float(torch.linalg.eigvalsh(total)[0]) < 1e-5 * len(origins):
-        line = "see the object from one direction only"
-        raise InputError(argument, f"its {len(origins)} views", f"{line}; expected views from around it")
-    return torch.linalg.solve(total, (across @ origins[..., None]).sum(dim=0))[:, 0]
 
 
 def rotation_to_z(up: Tensor) -> Tensor:

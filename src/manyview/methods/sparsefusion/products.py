@@ -14,14 +14,14 @@ from torch import Tensor
 from manyview.geometry.interpolation import turntable_cameras
 from manyview.geometry.normalization import Similarity
 from manyview.lift.mesh.options import MeshOptions
-from manyview.lift.reconstruction import ReconstructOptions, mesh_surface, reconstruct
+from manyview.lift.reconstruction import ReconstructOptions, field_views, mesh_surface, reconstruct
 from manyview.lift.sdf.model import SdfField
 from manyview.lift.sdf.options import SdfOptions
 from manyview.lift.splats.model import Splats
 from manyview.lift.splats.options import SplatOptions
 from manyview.lift.volume_files import Volume
 from manyview.methods.sparsefusion.pictures import epipolar_picture
-from manyview.methods.sparsefusion.pipeline import join_views, render_views
+from manyview.methods.sparsefusion.pipeline import join_views
 from manyview.methods.sparsefusion.placement import rotation_to_z
 from manyview.methods.sparsefusion.poses import distillation_cameras
 from manyview.methods.sparsefusion.teacher import Teacher
@@ -51,7 +51,7 @@ def look_around(field: Volume, given: Views, *, seed: int = 0) -> SeenField:
     """The field with the views that products are made from. `given`: square views with cameras."""
     assert given.cameras is not None, "given views have cameras"
     cameras = distillation_cameras(given.cameras, RENDERS, seed=seed, jitter=0.5, size=given.size[0])
-    views = join_views(given, render_views(field, cameras))
+    views = join_views(given, field_views(field, cameras))
     weights = torch.where(views.observed, 1.0, _RENDER_WEIGHT)
     return SeenField(field, replace(views, observed=torch.ones_like(views.observed), depths=None), weights)
 
@@ -92,7 +92,7 @@ def turntable(
     progress.start(num_frames, "frames")
     try:
         for index in range(num_frames):
-            frames.append(render_views(field, circle[index]).over(1.0))
+            frames.append(field_views(field, circle[index]).over(1.0))
             progress.advance()
     finally:
         progress.finish()

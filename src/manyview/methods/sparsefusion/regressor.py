@@ -14,16 +14,14 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from manyview.geometry.rays import harmonic_embedding
-from manyview.methods.sparsefusion.context import Context, Own, encode_context, place_query
+from manyview.methods.sparsefusion.context import Context, ContextNetwork, Own, place_query, split_rays
 from manyview.methods.sparsefusion.epipolar import (
     RaySamples,
     at_least_single,
-    depth_range,
     ray_pixels,
     read_maps,
     sample_rays,
@@ -31,8 +29,6 @@ from manyview.methods.sparsefusion.epipolar import (
 from manyview.methods.sparsefusion.features import Normalization, ResidualEncoder, Sampling
 from manyview.types import Cameras
 
-RAYS_AT_ONCE = 4096
-"""Rays times context views that are worked on together where no gradient is asked for."""
 DENSITY_SCALE = 10.0
 """A network output of 1 is so much density per world unit or more: surfaces of an object of size 1 need
 several tens."""
@@ -67,7 +63,7 @@ class ResidualLayer(nn.Module):
         return x + self.second(F.relu(self.first(F.relu(x))))
 
 
-class PixelRegressor(ModelMixin, ConfigMixin):
+class PixelRegressor(ContextNetwork):
     """The network of the regressor. It is asked as the EFT is: `encode`, then call with query cameras."""
 
     @register_to_config
@@ -97,23 +93,6 @@ class PixelRegressor(ModelMixin, ConfigMixin):
         with torch.no_grad():
             self.leave.bias[0] = _FIRST_DENSITY
 
-    @property
-    def sampling(self) -> Sampling:
-        """How pixels, cells and rays are laid over each other."""
-        return self.config["sampling"]
-
-    def depth_range(self, cameras: Cameras, center: Tensor | None = None) -> Tensor:
-        """[2] nearest and farthest depth of a scene (`epipolar.depth_range` with the config's numbers)."""
-        return depth_range(
-            cameras, self.config["half_range"], center=center, min_near=self.config["min_near"]
-        )
-
-    def encode(
-        self, images: Tensor, cameras: Cameras, depth_ranges: Tensor, present: Tensor | None = None
-    ) -> Context:
-        """The context of images [B, N, 3, H, W] with B N cameras; see `context.encode_context`."""
-        return encode_context(self.encoder, self.sampling, images, cameras, depth_ranges, present)
-
     def forward(
         self,
         context: Context,
@@ -133,12 +112,8 @@ class PixelRegressor(ModelMixin, ConfigMixin):
         relative, hidden = place_query(context, query, own)
         depths = middle_depths(context.depth_ranges.to(device), self.config["num_depths"])
         pixels = ray_pixels(rows, columns, height, width, self.sampling, dtype=depths.dtype, device=device)
-        if rays_at_once is None:
-            whole = torch.is_grad_enabled()
-            views = context.present.shape[1]
-            rays_at_once = len(pixels) if whole else max(1, RAYS_AT_ONCE // (views * len(query)))
         parts = []
-        for some in pixels.split(rays_at_once):
+        for some in split_rays(pixels, context, query, rays_at_once):
             samples = sample_rays(some, query, context.cameras, depths, relative)
             density, color = self._look(context, samples, relative, hidden)
             parts.append(composite(density, color, depths, samples.query_rays, context.depth_ranges))

@@ -18,12 +18,11 @@ from manyview.lift.field.render import render_field
 from manyview.lift.volume_files import Volume
 from manyview.methods.sparsefusion.distill_state import Checkpoints, Progressed
 from manyview.methods.sparsefusion.distill_work import STREAMS, Distilled, Work, cameras_of, finish
-from manyview.methods.sparsefusion.examples import join_cameras
 from manyview.methods.sparsefusion.schedule import denoising_steps, noise_time, target_weight
 from manyview.methods.sparsefusion.teacher import coverage_of
 from manyview.progress import Progress
 from manyview.sampling.noise import generator_seed, item_generator, item_noise
-from manyview.types import Cameras, Views
+from manyview.types import Cameras, Views, join_cameras
 
 _HULL_MARGIN = 0.04
 """Outlines of the EFT's pictures are widened by this share of the image before they carve."""

@@ -9,6 +9,7 @@ VENUE = "CVPR 2023"
 ACCEPTS = "1 to 8 views of one object with their cameras"
 GIVES = "any number of views at given cameras, and a neural field"
 NEEDS_CAMERAS = True
+PROTOCOL = "fewview"
 MAX_VIEWS = 8
 
 # Ten categories of CO3Dv2 at 256 px: number of input views -> row -> PSNR and LPIPS (VGG).

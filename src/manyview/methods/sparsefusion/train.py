@@ -19,14 +19,14 @@ from manyview.errors import InputError
 from manyview.methods.sparsefusion.context import Context
 from manyview.methods.sparsefusion.eft import EpipolarTransformer, build_eft
 from manyview.methods.sparsefusion.epipolar import ray_pixels
-from manyview.methods.sparsefusion.examples import Draw, Examples, PosedObjects, join_cameras
+from manyview.methods.sparsefusion.examples import Draw, Examples, PosedObjects
 from manyview.methods.sparsefusion.features import Sampling
 from manyview.methods.sparsefusion.regressor import PixelRegressor, build_regressor
 from manyview.methods.sparsefusion.unet import VldmUnet, build_vldm
 from manyview.methods.sparsefusion.vldm import build_scheduler, denoising_loss
 from manyview.sampling.noise import item_integers, item_noise, item_uniform
 from manyview.training.task import Task
-from manyview.types import Cameras
+from manyview.types import Cameras, join_cameras
 
 Stage = Literal["joint", "eft", "vldm", "regressor"]
 _WITH_LATENTS = ("joint", "vldm")

@@ -301,6 +301,23 @@ def test_blended_colours_of_one_colour():
     assert_close(told.colors, ask(plain, images, cameras[:3], cameras[3]).colors, **TIGHT)
 
 
+@torch.no_grad()
+def test_blended_latents_follow_the_colours():
+    # Latents that are the images: where the network only copies they come out as its colours do, and asking
+    # for them changes nothing else.
+    net, cameras = tiny_eft(blend=True), scene_cameras(4)
+    net.color.bias[3] = 60.0
+    ranges = net.depth_range(cameras[:3])[None]
+    context = net.encode(scene_images(3)[None], cameras[:3], ranges)
+    plain = net(context, cameras[3], 2, 3)
+    told = net(replace(context, latents=context.images), cameras[3], 2, 3, rays_at_once=4)
+    assert plain.latents is None
+    assert_close(told.latents, told.colors, **TIGHT)
+    assert_close(told.features, plain.features, **TIGHT)
+    assert_close(plain.condition, plain.features)
+    assert_close(told.condition, torch.cat([told.features, told.colors], dim=2), **TIGHT)
+
+
 def test_a_query_is_never_its_own_context():
     net, cameras, images = tiny_eft(), scene_cameras(3), scene_images(3)
     with pytest.raises(InputError, match=r"query\[0, 0\]: is context view 1"):

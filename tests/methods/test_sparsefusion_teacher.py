@@ -55,6 +55,23 @@ def test_it_says_what_the_eft_says(teacher: Teacher):
     assert not told.images.requires_grad
 
 
+def test_a_denoiser_with_a_guess_is_shown_the_blended_latents():
+    teacher = tiny_teacher(blended=True)
+    views, asked = given_views(), scene_cameras(5)[[3]]
+    told = teacher.look(views, asked, rows=0)
+    eft, cameras = teacher.eft, scene_cameras(5)[[0, 1]]
+    ranges = eft.depth_range(cameras, center=focus_point(cameras))[None]
+    with torch.no_grad():
+        context = eft.encode(views.images[None, :NUM_GIVEN], cameras, ranges)
+        latents = teacher.encode(views.images[:NUM_GIVEN].float()).double()
+        answer = eft(replace(context, latents=latents[None]), asked, 8, 8)
+    assert answer.latents is not None
+    assert_close(told.features[:, -2:], answer.latents[0].float(), atol=1e-5, rtol=1e-4)
+    assert_close(told.features[:, :-2], answer.features[0].float())
+    drawn = teacher.draw(told.features, torch.zeros(1, *teacher.latent_shape), num_steps=2)
+    assert drawn.shape == (1, 3, SIZE, SIZE)
+
+
 def test_rows_zero_gives_the_colours_of_the_feature_pass(teacher: Teacher):
     views, asked = given_views(), scene_cameras(5)[[3]]
     assert_close(teacher.look(views, asked, rows=0).images, teacher.look(views, asked, rows=8).images)

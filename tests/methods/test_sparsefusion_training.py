@@ -67,7 +67,13 @@ class TinyTask(SparseFusionTask):
         return tiny_eft(dropout=0.0, num_layers=1, num_depths=4).float()
 
     def build_unet(self, condition_channels: int) -> VldmUnet:
-        return tiny_unet(latent_channels=self.latent_channels, condition_channels=condition_channels)
+        channels = self.latent_channels or 0
+        return tiny_unet(
+            latent_channels=channels,
+            condition_channels=condition_channels + channels * self.blend,
+            prediction=self.prediction,
+            blended=self.blend,
+        )
 
 
 def pooled(views: ObjectViews) -> torch.Tensor:
@@ -224,11 +230,14 @@ def test_times_cover_the_range() -> None:
     assert abs(float(times.mean()) - 0.4995) < 0.005
 
 
+@pytest.mark.parametrize("blend", [False, True])
 @pytest.mark.parametrize("rays", [0, 16])
-def test_losses_as_written(rays: int) -> None:
+def test_losses_as_written(rays: int, blend: bool) -> None:
     """The task's losses against a loop over items, levels and formulas; half of each picture is not valid."""
     sets = [toy_set(2, valid=True), toy_set(1, 4, seed=9)]
-    task = TinyTask(sets, context_views=(1, 3), rays_at_once=rays, noise_levels=2, drop=0.5, color_weight=0.3)
+    task = TinyTask(
+        sets, context_views=(1, 3), rays_at_once=rays, noise_levels=2, drop=0.5, color_weight=0.3, blend=blend
+    )
     items = torch.arange(6)
     model = task.build()
     assert isinstance(model, SparseFusionNetwork)
@@ -243,6 +252,10 @@ def test_losses_as_written(rays: int) -> None:
         images = batch["context"][row : row + 1, : len(cameras)]
         ranges = model.eft.depth_range(cameras, center)[None].float()
         context = model.eft.encode(images, cameras, ranges)
+        if blend:
+            latents = task.examples.sets[draw.source].latents
+            assert latents is not None
+            context = dataclasses.replace(context, latents=latents[draw.index, list(draw.context)][None])
         coarse = model.eft(context, query, 4, 4)
         given = task._denoise({name: value[row : row + 1] for name, value in batch.items()}, items[[row]], 3)
         mask = torch.ones(4, 4)
@@ -253,7 +266,7 @@ def test_losses_as_written(rays: int) -> None:
             noise = given["noise"][level : level + 1]
             noisy = add_noise(batch["latents"][row : row + 1], noise, log_snr)
             dropped.add(bool(given["keep"][level]))
-            features = coarse.features[:, 0] * given["keep"][level]
+            features = coarse.condition[:, 0] * given["keep"][level]
             error = (model.unet(noisy, log_snr, features) - noise) * mask
             denoise.append(error.square().mean() * p2_weight(log_snr)[0])
         if rays == 0:

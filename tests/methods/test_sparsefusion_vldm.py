@@ -197,10 +197,42 @@ def test_saved_and_loaded(tmp_path):
         assert_close(again(latents, level, condition), unet(latents, level, condition))
 
 
+def test_a_velocity_is_told_as_noise():
+    # A last layer of zeros says velocity 0. Of z = alpha x + sigma e that leaves e' = sigma (z - alpha b) for
+    # the guess b, whose clean latent is x' = alpha z + sigma^2 b: the guess where all is noise, z where none.
+    net = tiny_unet(condition_channels=10, prediction="v_prediction", blended=True)
+    torch.nn.init.zeros_(net.head.weight)
+    noisy, condition, level = draws(3, 2, 4, 4), draws(3, 10, 4, 4, seed=1), torch.tensor([-12.0, 0.3, 12.0])
+    with torch.no_grad():
+        noise = net(noisy, level, condition)
+    guess = condition[:, 8:]
+    alpha, sigma = (part[:, None, None, None] for part in signal_and_noise(level))
+    assert_close(noise, sigma * (noisy - alpha * guess))
+    clean = remove_noise(noisy, noise, level)
+    assert_close(clean, alpha * noisy + sigma**2 * guess, atol=1e-4, rtol=1e-4)
+    assert_close(clean[0], guess[0], atol=0.02, rtol=0)
+    assert_close(clean[2], noisy[2], atol=0.02, rtol=0)
+    # Without its condition it has no guess either.
+    with torch.no_grad():
+        blind = net(noisy, level, condition, torch.zeros(3, dtype=torch.bool))
+    assert_close(blind, sigma * noisy)
+
+
+def test_the_loss_of_a_velocity_is_its_squared_error():
+    # Velocity 0 is told: the loss is the mean square of alpha e - sigma x, whatever the level.
+    net = tiny_unet(prediction="v_prediction")
+    torch.nn.init.zeros_(net.head.weight)
+    clean, noise, times = draws(4, 2, 4, 4), draws(4, 2, 4, 4, seed=1), torch.tensor([0.01, 0.3, 0.7, 0.99])
+    alpha, sigma = (part[:, None, None, None] for part in signal_and_noise(cosine_log_snr(times)))
+    with torch.no_grad():
+        loss = denoising_loss(net, clean, draws(4, 8, 4, 4, seed=2), times, noise)
+    assert_close(loss, (alpha * noise - sigma * clean).square().mean(), atol=1e-5, rtol=1e-4)
+
+
 def test_presets_and_steps():
     with torch.device("meta"):
         compact, paper = build_vldm("compact"), build_vldm("paper")
-    assert 5e6 < sum(p.numel() for p in compact.parameters()) < 7e6
+    assert 3.5e6 < sum(p.numel() for p in compact.parameters()) < 5e6
     # The published file holds 400,675,357 numbers, of which 256 x 256 + 1024 are the two unused ones.
     assert sum(p.numel() for p in paper.parameters()) == 400_675_357 - 256 * 256 - 1024
     assert [published_steps(t) for t in (0.005, 0.2, 0.31, 0.9)] == [1, 20, 31, 50]

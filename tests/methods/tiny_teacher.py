@@ -29,5 +29,6 @@ def tiny_codec(latent_channels: int = 2) -> AutoencoderKL:
     )
 
 
-def tiny_teacher(resolution: int | None = None) -> Teacher:
-    return Teacher(tiny_codec(), tiny_eft(), tiny_unet(), resolution=resolution)
+def tiny_teacher(resolution: int | None = None, blended: bool = False) -> Teacher:
+    unet = tiny_unet(condition_channels=10, blended=True) if blended else tiny_unet()
+    return Teacher(tiny_codec(), tiny_eft(), unet, resolution=resolution)

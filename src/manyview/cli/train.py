@@ -73,7 +73,8 @@ class Options:
     sweep_depths: int = 0
     """dimvis: show every cell what the other slots hold along its ray at so many depths; 0 for none."""
     blend: bool = False
-    """dimvis: choose for every cell among what the observed slots hold, and learn the rest as a residual."""
+    """dimvis: choose for every cell among what the observed slots hold, and learn the rest as a residual;
+    sparsefusion: the same with what the EFT's attention finds in the given views."""
     time_exponent: float = 1.0
     """dimvis, one2one: below 1 trains more on noisy times (1000 u^exponent for uniform u)."""
     stage: Literal["joint", "eft", "vldm", "regressor"] = "joint"

@@ -38,6 +38,8 @@ class Context:
     """[B, 2] nearest and farthest depth along a query camera's z axis."""
     present: Tensor
     """bool [B, N] on the CPU; False where a scene has fewer views than the batch's largest."""
+    latents: Tensor | None = None
+    """[B, N, c, h, w] of the images, where the EFT is to blend them as it blends colours."""
 
 
 class ContextNetwork(ModelMixin, ConfigMixin):

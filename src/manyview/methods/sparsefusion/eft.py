@@ -76,6 +76,13 @@ class EftAnswer:
     colors: Tensor
     """[B, Q, 3, rows, columns] in [0, 1]."""
     attention: EpipolarAttention | None = None
+    latents: Tensor | None = None
+    """[B, Q, c, rows, columns] the context's latents mixed under the attention, where it has them."""
+
+    @property
+    def condition(self) -> Tensor:
+        """[B, Q, C (+ c), rows, columns] what the denoiser is told: the features, then any latents."""
+        return self.features if self.latents is None else torch.cat([self.features, self.latents], dim=2)
 
 
 class TokenTransformer(nn.Module):
@@ -171,8 +178,9 @@ class EpipolarTransformer(ContextNetwork):
 
     def _look(
         self, context: Context, samples: RaySamples, hidden: Tensor | None, attention: bool
-    ) -> tuple[Tensor, ...]:
-        """Features [B, Q, R, C] and colours [B, Q, R, 3], then both attentions and the pixels if asked."""
+    ) -> dict[str, Tensor]:
+        """Features [B, Q, R, C] and colours [B, Q, R, 3]; latents [B, Q, R, c] where the context has
+        them; both attentions and the pixels, whose fourth dimension are the rays, if asked."""
         b, q, n, r, d = samples.visible.shape
         dtype = context.maps.dtype
         height, width = context.images.shape[-2:]
@@ -216,28 +224,32 @@ class EpipolarTransformer(ContextNetwork):
         over_views = score.softmax(dim=-2)
         features = (mixed * over_views.to(dtype)).sum(dim=-2)
         told = at_least_single(self.color(features)).sigmoid()
+        over_depths, over_views = over_depths[..., 0], over_views[..., 0].transpose(2, 3)
+        weights = (over_depths * over_views.unsqueeze(-1)).unsqueeze(-1)  # [B, Q, N, R, D, 1]
         if self.config["blend"]:
-            weights = over_depths[..., 0] * over_views[..., 0].transpose(2, 3).unsqueeze(-1)
-            copied = (seen * weights.unsqueeze(-1)).sum(dim=(2, 4))
-            told = torch.lerp(told[..., :3], copied, told[..., 3:])
-        answer = (features, told)
-        if not attention:
-            return answer
-        return *answer, over_depths[..., 0], over_views[..., 0].transpose(2, 3), samples.pixels
+            told = torch.lerp(told[..., :3], (seen * weights).sum(dim=(2, 4)), told[..., 3:])
+        answer = {"features": features, "colors": told}
+        if context.latents is not None:
+            latents = read_maps(context.latents, samples.pixels, height, width, self.sampling)
+            answer["latents"] = (latents * weights).sum(dim=(2, 4))
+        if attention:
+            answer |= {"over_depths": over_depths, "over_views": over_views, "pixels": samples.pixels}
+        return answer
 
-    def _assemble(
-        self, parts: list[tuple[Tensor, ...]], depths: Tensor, rows: int, columns: int
-    ) -> EftAnswer:
-        def joined(place: int, dim: int) -> Tensor:
-            return torch.cat([part[place] for part in parts], dim=dim).unflatten(dim, (rows, columns))
+    def _assemble(self, parts: list[dict[str, Tensor]], depths: Tensor, rows: int, columns: int) -> EftAnswer:
+        def joined(name: str, dim: int) -> Tensor:
+            return torch.cat([part[name] for part in parts], dim=dim).unflatten(dim, (rows, columns))
 
-        features = joined(0, 2).permute(0, 1, 4, 2, 3)
-        colors = joined(1, 2).permute(0, 1, 4, 2, 3)
-        if len(parts[0]) == 2:
-            return EftAnswer(features, colors)
-        return EftAnswer(
-            features, colors, EpipolarAttention(depths, joined(2, 3), joined(3, 3), joined(4, 3))
-        )
+        def picture(name: str) -> Tensor:
+            return joined(name, 2).permute(0, 1, 4, 2, 3)
+
+        seen = None
+        if "pixels" in parts[0]:
+            seen = EpipolarAttention(
+                depths, joined("over_depths", 3), joined("over_views", 3), joined("pixels", 3)
+            )
+        latents = picture("latents") if "latents" in parts[0] else None
+        return EftAnswer(picture("features"), picture("colors"), seen, latents)
 
 
 def build_eft(preset: Literal["compact", "paper"]) -> EpipolarTransformer:

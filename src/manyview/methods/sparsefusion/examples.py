@@ -114,14 +114,16 @@ class Examples:
         """Pictures in [0, 1] of the items' draws; items with less context end in empty pictures.
 
         context [B, K, 3, H, W] (K the largest number in the batch), query [B, 3, H, W], valid [B, 1, H, W],
-        and latents [B, C, h, w] where the data sets have them.
+        and where the data sets have them latents [B, C, h, w] and context_latents [B, K, C, h, w].
         """
         draws = [self.draw(item) for item in items.tolist()]
         height, width = self.size
         most = max(len(draw.context) for draw in draws)
         context = torch.zeros(len(draws), most, 3, height, width)
         query, valid, latents = [], [], []
-        for row, draw in zip(context, draws, strict=True):
+        sample = self.sets[0].latents
+        others = None if sample is None else torch.zeros(len(draws), most, *sample.shape[2:])
+        for place, (row, draw) in enumerate(zip(context, draws, strict=True)):
             one = self.sets[draw.source]
             pixels = torch.from_numpy(one.views[draw.index][[draw.query, *draw.context]])
             pictures = pixels.permute(0, 3, 1, 2).float() / 255
@@ -131,9 +133,14 @@ class Examples:
             seen = everywhere if one.valid is None else one.valid[draw.index, draw.query].float()
             valid.append(seen[None])
             if one.latents is not None:
-                latents.append(one.latents[draw.index, draw.query].float())
+                own = one.latents[draw.index]
+                latents.append(own[draw.query].float())
+                if others is not None:
+                    others[place, : len(draw.context)] = own[list(draw.context)].float()
         found = {"context": context, "query": torch.stack(query), "valid": torch.stack(valid)}
-        return {**found, "latents": torch.stack(latents)} if latents else found
+        if others is not None:
+            found |= {"latents": torch.stack(latents), "context_latents": others}
+        return found
 
     def cameras(self, draw: Draw) -> tuple[Cameras, Cameras, Tensor]:
         """Context cameras, the query's camera, and the middle [3] of the object, where all cameras look."""

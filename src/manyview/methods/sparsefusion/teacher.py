@@ -7,7 +7,7 @@ Shapes: T asked cameras, B pictures, R pixels a side, h x w latent cells, C feat
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -37,7 +37,7 @@ class Looked:
     """What the EFT says about T cameras; float32 on the CPU."""
 
     features: Tensor
-    """[T, C, h, w] over the latent's cells: the condition of the diffusion model."""
+    """[T, C, h, w] over the latent's cells: the condition of the diffusion model (`EftAnswer.condition`)."""
     images: Tensor
     """[T, 3, R, R] in [0, 1]: its colours on the asked grid of rays, bilinearly upsampled."""
     coverage: Tensor
@@ -149,7 +149,7 @@ class Teacher:
                 report.advance()
         finally:
             report.finish()
-        features = torch.cat([first.features[:, 0] for first, _ in found]).float().cpu()
+        features = torch.cat([first.condition[:, 0] for first, _ in found]).float().cpu()
         colors = torch.cat([second.colors[:, 0] for _, second in found]).float().cpu()
         maps = None
         if depths:
@@ -166,7 +166,10 @@ class Teacher:
         cameras, device = frames.cameras, _device(net)
         ranges = net.depth_range(cameras, center=object_center(cameras))[None]
         images = frames.images.to(device, _dtype(net))[None]
-        return net.encode(images, cameras, ranges.to(images))
+        context = net.encode(images, cameras, ranges.to(images))
+        if self.unet.config["blended"]:
+            context = replace(context, latents=self.encode(frames.images).to(images)[None])
+        return context
 
     def frames(self, given: Views) -> Views:
         """The observed frames of `given` over white at the resolution, with masks where there are any."""

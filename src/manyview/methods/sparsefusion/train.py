@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -124,13 +125,15 @@ class SparseFusionNetwork(nn.Module):
         color_query: Cameras,
         color_grid: tuple[int, int] | None,
         denoise: Mapping[str, Any] | None,
+        latents: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """`colors` [B, 3, rows, columns] at `color_query` if a `color_grid` is given, and the scalar
         `denoise`.
 
         images [B, K, 3, H, W] whose first views have the cameras `context`, one entry an item; centers
         [B, 3] of the objects. `denoise` has the arguments of `denoising_loss` for B L latents, item by item,
-        without the condition: that is made here.
+        without the condition: that is made here. `latents` [B, K, c, h, w] of the images, for a denoiser that
+        is shown them blended.
         """
         cells = None if denoise is None else tuple(denoise["clean"].shape[-2:])
         shared = cells is not None and color_query is query and color_grid == cells
@@ -142,7 +145,7 @@ class SparseFusionNetwork(nn.Module):
             rows += members
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
                 found, color = self._look(
-                    self._encode(images, context, centers, members, count),
+                    self._encode(images, context, centers, members, count, latents),
                     query[members],
                     None if color_grid is None or shared else color_query[members],
                     color_grid,
@@ -165,11 +168,18 @@ class SparseFusionNetwork(nn.Module):
         return answer
 
     def _encode(
-        self, images: Tensor, context: Sequence[Cameras], centers: Tensor, members: list[int], count: int
+        self,
+        images: Tensor,
+        context: Sequence[Cameras],
+        centers: Tensor,
+        members: list[int],
+        count: int,
+        latents: Tensor | None,
     ) -> Context:
         ranges = [self.eft.depth_range(context[row], center=centers[row]) for row in members]
         cameras = join_cameras([context[row] for row in members])
-        return self.eft.encode(images[members, :count], cameras, torch.stack(ranges).to(images))
+        read = self.eft.encode(images[members, :count], cameras, torch.stack(ranges).to(images))
+        return read if latents is None else replace(read, latents=latents[members, :count])
 
     def _look(
         self,
@@ -184,7 +194,7 @@ class SparseFusionNetwork(nn.Module):
         features = colors = None
         if cells is not None:
             found = self.eft(context, query, *cells)
-            features, colors = found.features[:, 0], found.colors[:, 0]
+            features, colors = found.condition[:, 0], found.colors[:, 0]
         if color_query is not None and color_grid is not None:
             colors = self.eft(context, color_query, *color_grid).colors[:, 0]
         return features, colors
@@ -201,7 +211,8 @@ class SparseFusionTask(Task):
     side), another lattice of them every item; 0 learns them on the grid of latent cells against the mean
     colour of each cell, as published. In the stage `joint` the first costs that many rays more a step.
     `noise_levels`: latents noised to so many levels share one feature map. `drop`: so often a level sees no
-    feature map, for guidance.
+    feature map, for guidance. `prediction` and `blend`: what a fresh denoiser tells, and whether it is shown
+    the context's latents blended (`unet.VldmUnet`).
     """
 
     name = "sparsefusion"
@@ -217,6 +228,8 @@ class SparseFusionTask(Task):
         drop: float = 0.1,
         color_weight: float = 1.0,
         gamma: float = 0.5,
+        prediction: Literal["epsilon", "v_prediction"] = "epsilon",
+        blend: bool = False,
         shares: Sequence[float] = (),
         validation: PosedObjects | None = None,
         seed: int = 0,
@@ -246,6 +259,8 @@ class SparseFusionTask(Task):
         self.preset: Literal["compact", "paper"] = preset
         self.rays_at_once, self.noise_levels = rays_at_once, noise_levels
         self.drop, self.color_weight, self.gamma = drop, color_weight, gamma
+        self.prediction: Literal["epsilon", "v_prediction"] = prediction
+        self.blend = blend
         self.context_views, self.shares = tuple(context_views), tuple(shares)
         self.seed, self.initial, self.data_name = seed, initial, data_name
         side = math.isqrt(max(rays_at_once, 0))
@@ -266,6 +281,8 @@ class SparseFusionTask(Task):
             "drop": self.drop,
             "color_weight": self.color_weight,
             "gamma": self.gamma,
+            "prediction": self.prediction,
+            "blend": self.blend,
             "shares": list(self.shares),
             "initial": str(self.initial) if self.initial else "",
             "data": self.data_name,
@@ -303,8 +320,10 @@ class SparseFusionTask(Task):
         return build_regressor(self.preset)
 
     def build_unet(self, condition_channels: int) -> VldmUnet:
-        """A fresh denoiser of the preset for the data's latents."""
-        return build_vldm(self.preset, self.latent_channels, condition_channels)
+        """A fresh denoiser of the preset for the data's latents and an EFT of so many channels."""
+        if self.blend:
+            condition_channels += self.latent_channels or 0
+        return build_vldm(self.preset, self.latent_channels, condition_channels, self.prediction, self.blend)
 
     def batch(self, items: Tensor) -> dict[str, Tensor]:
         return self.examples.batch(items)
@@ -381,7 +400,10 @@ class SparseFusionTask(Task):
             target, valid = F.interpolate(target, grid, mode="area"), valid_cells(valid, *grid)
         denoise = None if self.stage not in _WITH_LATENTS else self._denoise(batch, items, seed)
         cameras = [context for context, _, _ in found]
-        answer = model(batch["context"], cameras, centers, query, color_query, grid, denoise)
+        unet = _unwrap(model).unet
+        blended = unet is not None and unet.config["blended"]
+        latents = batch["context_latents"] if blended else None
+        answer = model(batch["context"], cameras, centers, query, color_query, grid, denoise, latents)
         parts, squared = {}, None
         if denoise is not None:
             parts["denoise"] = answer["denoise"]

@@ -26,6 +26,7 @@ from manyview.methods.sparsefusion.attention import (
     as_picture,
     as_tokens,
 )
+from manyview.methods.sparsefusion.noise_levels import signal_and_noise
 
 _FREQUENCIES = 8
 _TIME_TOKENS = 2
@@ -187,9 +188,19 @@ class VldmUnet(ModelMixin, ConfigMixin):
         num_heads: int = 8,
         head_dim: int = 64,
         stem_kernels: tuple[int, ...] = (3, 7, 15),
+        prediction: Literal["epsilon", "v_prediction"] = "epsilon",
+        blended: bool = False,
     ) -> None:
-        """`condition_channels` counts those that are left after a finer map was folded (`forward`)."""
+        """`condition_channels` counts those that are left after a finer map was folded (`forward`).
+
+        Beyond the published network: `prediction` says what the last layer tells, the noise or the velocity
+        alpha noise - sigma clean (Salimans and Ho 2022), from which the noise follows. With `blended` the
+        condition's last `latent_channels` are a first guess of the clean latent; a velocity is then that of
+        what the guess leaves of it."""
         super().__init__()
+        if blended and condition_channels <= latent_channels:
+            line = f"expected more than the {latent_channels} of the guess"
+            raise InputError("condition_channels", condition_channels, line)
         if len(multipliers) != len(num_blocks):
             raise InputError("num_blocks", tuple(num_blocks), f"expected {len(multipliers)} numbers")
         level, context_dim = 4 * width, width
@@ -238,7 +249,8 @@ class VldmUnet(ModelMixin, ConfigMixin):
         """
         if keep is not None:
             condition = condition * keep.to(condition.dtype)[:, None, None, None]
-        x = self.stem(torch.cat([self._fold(condition, latents), latents], dim=1))
+        condition = self._fold(condition, latents)
+        x = self.stem(torch.cat([condition, latents], dim=1))
         level, tokens = self.noise_level(log_snr.expand(len(latents)))
         kept: list[Tensor] = []
         for stage in cast("Iterable[Stage]", self.down):
@@ -248,7 +260,15 @@ class VldmUnet(ModelMixin, ConfigMixin):
         x = self.middle_second(x, level, tokens)
         for stage in cast("Iterable[Stage]", self.up):
             x = stage.ascend(x, level, tokens, kept)
-        return self.head(self.last(x, level))
+        told = self.head(self.last(x, level))
+        if self.config["prediction"] == "epsilon":
+            return told
+        alpha, sigma = (part.reshape(-1, 1, 1, 1) for part in signal_and_noise(log_snr))
+        rest = latents
+        if self.config["blended"]:
+            rest = rest - alpha * condition[:, -latents.shape[1] :]
+        # For z = alpha x + sigma e and v = alpha e - sigma x: e = sigma z + alpha v.
+        return sigma * rest + alpha * told
 
     def _fold(self, condition: Tensor, latents: Tensor) -> Tensor:
         height, width = latents.shape[-2:]
@@ -267,17 +287,23 @@ def build_vldm(
     preset: Literal["compact", "paper"],
     latent_channels: int | None = None,
     condition_channels: int | None = None,
+    prediction: Literal["epsilon", "v_prediction"] = "epsilon",
+    blended: bool = False,
 ) -> VldmUnet:
-    """The denoiser with fresh weights: `paper` has the published sizes, `compact` about 6 M parameters."""
+    """The denoiser with fresh weights: `paper` has the published sizes, `compact` about 4 M parameters."""
     if preset == "paper":
-        return VldmUnet(latent_channels or 4, condition_channels or 256)
+        return VldmUnet(
+            latent_channels or 4, condition_channels or 256, prediction=prediction, blended=blended
+        )
     return VldmUnet(
         latent_channels or 8,
         condition_channels or 96,
-        width=48,
+        width=40,
         multipliers=(1, 2, 3),
         num_blocks=(2, 2, 2),
         num_heads=4,
         head_dim=32,
         stem_kernels=(3, 7),
+        prediction=prediction,
+        blended=blended,
     )

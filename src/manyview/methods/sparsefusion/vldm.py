@@ -40,7 +40,8 @@ def denoising_loss(
     mask: Tensor | None = None,
     gamma: float = 0.5,
 ) -> Tensor:
-    """[] the p2-weighted squared error of the predicted noise at `times` [B].
+    """[] the p2-weighted squared error of the predicted noise at `times` [B]; the plain one of the velocity
+    where `unet` tells that (`gamma` is then not used).
 
     `mask` [B, 1, h, w] multiplies both sides; the mean still goes over all cells. `keep` as in `VldmUnet`.
     """
@@ -49,7 +50,10 @@ def denoising_loss(
     error = predicted.float() - noise
     if mask is not None:
         error = error * mask
-    return (error.square().flatten(1).mean(dim=1) * p2_weight(log_snr, gamma)).mean()
+    # An error of the velocity shows in the noise alpha times as large.
+    of_velocity = unet.config["prediction"] == "v_prediction"
+    weight = 1 / log_snr.sigmoid() if of_velocity else p2_weight(log_snr, gamma)
+    return (error.square().flatten(1).mean(dim=1) * weight).mean()
 
 
 def published_steps(t_max: float) -> int:

@@ -2,12 +2,15 @@
 
     python papers/compact/bundle.py --vae runs/vae/export --image-encoder runs/image_encoder/export \
         --dimvis runs/dimvis/export --one2one runs/one2one/export \
-        --sparsefusion runs/sparsefusion_vldm/export --pixelnerf runs/regressor/export
+        --sparsefusion runs/sparsefusion_vldm/export --pixelnerf runs/regressor/export \
+        --hi3d runs/hi3d_orbit/export --hi3d-refine runs/hi3d_refine/export \
+        --hi3d-depth runs/hi3d_depth/export --hi3d-elevation runs/hi3d_elevation/export
 
 Components left out keep what is there. For DiMViS, `--guidance 3 1 1` records the guidance found on
 validation objects for 1, 2 and 3 references (papers/dimvis/choose_guidance.py), `--sampler dpm 4` the solver
 and steps of answers for which none are asked. For SparseFusion `--sparsefusion-settings` names the file in
-which papers/sparsefusion/choose.py wrote sampler and distillation. With `--out DIR` the method m is then
+which papers/sparsefusion/choose.py wrote sampler and distillation, and `--hi3d-settings` likewise the one of
+papers/hi3d/choose.py. Of Hi3D all but the first stage may be missing. With `--out DIR` the method m is then
 `manyview.load(m, weights="DIR/m")`.
 """
 
@@ -36,23 +39,33 @@ METHODS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "one2one": (("vae", "image_encoder"), _DENOISER),
     "sparsefusion": (("vae",), ("eft", "unet", "scheduler")),
     "pixelnerf": ((), ("regressor",)),
+    "hi3d": (("vae", "image_encoder"), ("unet", "scheduler")),
+}
+# Components that come from runs of their own and may be missing: run -> place in its export -> name beside
+# the method's own.
+MORE: dict[str, tuple[str, dict[str, str]]] = {
+    "hi3d_refine": ("hi3d", {"refiner": "refiner", "scheduler": "refine_scheduler"}),
+    "hi3d_depth": ("hi3d", {".": "depth"}),
+    "hi3d_elevation": ("hi3d", {".": "elevation"}),
 }
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Copy the given components and write every method's manyview.json anew."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    for name in (*SHARED, *METHODS):
+    for name in (*SHARED, *METHODS, *MORE):
         flag = "--" + name.replace("_", "-")
         parser.add_argument(flag, type=Path, help="export folder of its training run")
     parser.add_argument("--guidance", type=float, nargs="*", help="DiMViS guidance for 1, 2, 3 references")
     parser.add_argument("--sampler", nargs=2, metavar=("SOLVER", "STEPS"), help="DiMViS solver and steps")
     parser.add_argument("--sparsefusion-settings", type=Path, help="what choose.py wrote")
+    parser.add_argument("--hi3d-settings", type=Path, help="what papers/hi3d/choose.py wrote")
     parser.add_argument("--out", type=Path, default=COMPACT, help="folder of the bundles; the package's")
     given = parser.parse_args(words)
     try:
-        exports = {name: getattr(given, name) for name in (*SHARED, *METHODS)}
-        write(given.out, exports, given.guidance, given.sampler, given.sparsefusion_settings)
+        exports = {name: getattr(given, name) for name in (*SHARED, *METHODS, *MORE)}
+        settings = given.sparsefusion_settings, given.hi3d_settings
+        write(given.out, exports, given.guidance, given.sampler, *settings)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -67,6 +80,7 @@ def write(
     guidance: list[float] | None,
     sampler: tuple[str, str] | None = None,
     sparsefusion_settings: Path | None = None,
+    hi3d_settings: Path | None = None,
 ) -> None:
     """Bundles of every method that is given or already in `out`. Raises `InputError` before any copy if an
     export lacks a component, or a method would be left without a codec or an image encoder."""
@@ -77,7 +91,8 @@ def write(
         if sampler[0] not in SOLVERS or not sampler[1].isdigit() or int(sampler[1]) < 1:
             raise InputError("--sampler", " ".join(sampler), f"expected one of {SOLVERS} and its steps")
         chosen |= {"solver": sampler[0], "steps": int(sampler[1])}
-    settings_of = {"dimvis": chosen, "sparsefusion": _read_settings(sparsefusion_settings)}
+    files = {"sparsefusion": sparsefusion_settings, "hi3d": hi3d_settings}
+    settings_of = {"dimvis": chosen, **{name: _read_settings(name, path) for name, path in files.items()}}
     copies: list[tuple[Path, Path]] = []
     for name, source in exports.items():
         if source is None:
@@ -85,6 +100,11 @@ def write(
         parts = {source: out / name}
         if name in METHODS:
             parts = {source / part: out / name / part for part in METHODS[name][1]}
+        elif name in MORE:
+            method, places = MORE[name]
+            if exports.get(method) is None and not (out / method).is_dir():
+                raise InputError(f"--{method}", "not given", f"and {out} holds none for --{name}")
+            parts = {source / place: out / method / part for place, part in places.items()}
         for folder, target in parts.items():
             if not any(folder.glob("*config.json")):
                 accepted = f"expected a component with its config.json in {folder.name}"
@@ -106,6 +126,8 @@ def write(
             settings = json.loads((folder / BUNDLE_FILE).read_text())["settings"]
         settings |= settings_of.get(method, {})
         shared, own = METHODS[method]
+        more = [part for owner, places in MORE.values() if owner == method for part in places.values()]
+        own = (*own, *(part for part in more if (folder / part).is_dir()))
         write_bundle(
             folder,
             name="compact",
@@ -116,13 +138,13 @@ def write(
         )
 
 
-def _read_settings(path: Path | None) -> dict[str, Any]:
+def _read_settings(method: str, path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
     settings = read_json(path).get("settings") if path.is_file() else None
     if not isinstance(settings, dict):
-        accepted = "expected the file that papers/sparsefusion/choose.py writes"
-        raise InputError("--sparsefusion-settings", str(path), accepted)
+        accepted = f"expected the file that papers/{method}/choose.py writes"
+        raise InputError(f"--{method}-settings", str(path), accepted)
     return settings
 
 

@@ -1,11 +1,12 @@
-"""All compact weights from nothing: data, codec and image encoder, DiMViS, SparseFusion, baselines, a bundle.
+"""All compact weights from nothing: data, codec and image encoder, all methods, baselines, a bundle.
 
     python papers/compact/train_all.py --work runs/compact --meshes YCB
 
 YCB: a folder with the YCB scans as mesh files, of which every tenth by name, from the first on, is held out
 for validation. Stages: data, vae, image_encoder, dimvis, one2one, sparsefusion_eft, sparsefusion_vldm,
-regressor, bundle. A finished stage is skipped and a begun one gone on with, so that after Ctrl-C, a kill or
-the end of `--minutes` the same words continue. Exit codes: 0 done, 2 bad input, 130 stopped.
+regressor, hi3d_depth, hi3d_elevation, hi3d_orbit, hi3d_refine, bundle. A finished stage is skipped and a
+begun one gone on with, so that after Ctrl-C, a kill or the end of `--minutes` the same words continue. Exit
+codes: 0 done, 2 bad input, 130 stopped.
 docs/training/README.md says more.
 """
 
@@ -15,22 +16,22 @@ import argparse
 import hashlib
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
+from clock import Clock
 from diffusers import AutoencoderKL
+from hi3d_stages import Hi3dStages, Sizes
 from torch import Tensor
 from transformers import CLIPVisionModelWithProjection
 
 from manyview.cli.flags import check_range, check_readable, torch_device
-from manyview.cli.progress import TerminalProgress, silence_loading
+from manyview.cli.progress import silence_loading
 from manyview.data.latents import LatentKey, cache_latents, weights_identity
 from manyview.data.packed import SHARD_OBJECTS, PackedViews, pack_meshes, pack_procedural
 from manyview.data.render.meshes import MESH_SUFFIXES
@@ -53,7 +54,8 @@ from manyview.training.task import Task
 
 POSED = ("sparsefusion_eft", "sparsefusion_vldm", "regressor")
 """Stages that learn from views with their cameras."""
-STAGES = ("data", "vae", "image_encoder", "dimvis", "one2one", *POSED, "bundle")
+HI3D = ("hi3d_depth", "hi3d_elevation", "hi3d_orbit", "hi3d_refine")
+STAGES = ("data", "vae", "image_encoder", "dimvis", "one2one", *POSED, *HI3D, "bundle")
 
 
 # ---- The recipe of the weights in the package. `--scale` multiplies NUM_OBJECTS and every `steps`. ----
@@ -69,6 +71,17 @@ MESH_REPEATS = 3
 NUM_RIGS = 16
 """For the posed stages: rigs of 16 cameras anywhere (the protocol random), each with objects of its own:"""
 RIG_OBJECTS = 50
+ELEVATIONS = (-10.0, 0.0, 10.0, 20.0, 40.0)
+"""For Hi3D: more orbits, in degrees, with depths; of each elevation so many procedural objects of its own,"""
+ORBIT_OBJECTS = 120
+ORBIT_TURNS = 2
+"""and every training mesh in so many placements. At twice the size, for its second stage, orbits from"""
+FINE_ELEVATIONS = (0.0, 30.0)
+FINE_OBJECTS = 60
+"""with so many procedural objects each, and from the last of them every training mesh in"""
+FINE_TURNS = 1
+"""placements. The first stage draws in this many steps what the second learns to refine:"""
+OWN_STEPS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,38 +221,61 @@ PARTS = {
     ),
 }
 
+_HI3D = {"optimizer": "muon", "lr": 1e-3, "warmup_steps": 50, "ema_decay": 0.998, "weight_decay": 0.01}
+_LEVELS = {"log_sigma": (0.2, 1.4), "drop": 0.05, "joint_drop": 0.05, "closed": True}
+# Shares: procedural objects, then meshes.
+PARTS |= {
+    "hi3d_depth": Part(
+        stage="hi3d_depth",
+        steps=500,
+        batch_size=32,
+        lr=2e-3,
+        warmup_steps=50,
+        ema_decay=0.99,
+        weight_decay=0.01,
+        seed=0,
+        validate_every=100,
+        options={"shares": (0.5, 0.5)},
+    ),
+    "hi3d_elevation": Part(
+        stage="hi3d_elevation",
+        steps=800,
+        batch_size=64,
+        lr=1e-3,
+        warmup_steps=50,
+        ema_decay=0.99,
+        weight_decay=0.01,
+        seed=0,
+        validate_every=200,
+        # The third: views from anywhere.
+        options={"shares": (0.2, 0.3, 0.5)},
+    ),
+    "hi3d_orbit": Part(
+        stage="hi3d_orbit",
+        **_HI3D,
+        steps=2600,
+        batch_size=4,
+        seed=0,
+        validate_every=400,
+        # At 30 degrees, and beside them at all others together.
+        options={**_LEVELS, "sweep_depths": 12, "blend": True, "shares": (0.2, 0.2, 0.3, 0.3)},
+    ),
+    "hi3d_refine": Part(
+        stage="hi3d_refine",
+        **_HI3D,
+        steps=2000,
+        batch_size=4,
+        seed=0,
+        validate_every=1000,
+        options={**_LEVELS, "window": 6, "crop": 16, "own_share": 0.5, "shares": (0.5, 0.5)},
+    ),
+}
+
 # ---- The end of the recipe. ----
 
 _OBJECTS_AT_ONCE = 20
 """Objects encoded and cached in one piece; of their views, this many in one forward pass:"""
 _ENCODED_AT_ONCE = 64
-
-
-class Clock(TerminalProgress):
-    """The progress of the command line, which also ends the work once its minutes are over."""
-
-    def __init__(self, minutes: float | None) -> None:
-        super().__init__()
-        self._end = None if minutes is None else time.monotonic() + 60 * minutes
-        self.training = False
-
-    def advance(self, n: int = 1) -> None:
-        """Count; at the end of the minutes raise `Stopped`, or let a training write its checkpoint first."""
-        super().advance(n)
-        if self.training:
-            if self._is_over():
-                self._end = None  # a second signal would stop at once, without a checkpoint
-                signal.raise_signal(signal.SIGINT)
-        else:
-            self.check()
-
-    def check(self) -> None:
-        """Raise `Stopped` if the minutes are over."""
-        if self._is_over():
-            raise Stopped("the minutes are over")
-
-    def _is_over(self) -> bool:
-        return self._end is not None and time.monotonic() >= self._end
 
 
 class Making:
@@ -250,6 +286,19 @@ class Making:
         self.work: Path = given.work
         self.data, self.runs = self.work / "data", self.work / "runs"
         self.device = torch_device(given.device)
+        objects = scaled(NUM_OBJECTS, given.scale) + NUM_RIGS * scaled(RIG_OBJECTS, given.scale)
+        sizes = Sizes(
+            pixels=SIZE,
+            elevations=ELEVATIONS,
+            objects=scaled(ORBIT_OBJECTS, given.scale),
+            turns=ORBIT_TURNS,
+            fine_elevations=FINE_ELEVATIONS,
+            fine_objects=scaled(FINE_OBJECTS, given.scale),
+            fine_turns=FINE_TURNS,
+            first_seed=objects,
+            own_steps=OWN_STEPS,
+        )
+        self.hi3d = Hi3dStages(self.work, sizes, clock, self.device, self._export)
 
     def run(self, stage: str) -> None:
         """Do one stage, or what is left of it."""
@@ -264,12 +313,18 @@ class Making:
                     self._train(name, part)
 
     def _make_data(self) -> None:
+        if (self.data / "done.json").is_file() and self.hi3d.has_data():
+            return
+        meshes = find_scans(self.given.meshes)
+        held_out, trained = meshes[::10], [path for number, path in enumerate(meshes) if number % 10]
+        self._make_orbits(held_out, trained)
+        self.hi3d.make_data(held_out, trained)
+
+    def _make_orbits(self, held_out: list[Path], trained: list[Path]) -> None:
         done = self.data / "done.json"
         if done.is_file():
             return
-        meshes = find_scans(self.given.meshes)
         cameras = protocol_cameras("orbit16", SIZE)
-        held_out, trained = meshes[::10], [path for number, path in enumerate(meshes) if number % 10]
         self.clock.start(len(held_out) + MESH_TURNS * len(trained), "views of meshes: objects")
         pack_meshes(self.data / "validation", held_out, cameras, progress=self.clock.advance)
         pack_meshes(
@@ -355,6 +410,9 @@ class Making:
             return ImageEncoderTask(folders, options["shares"], validation, seed=part.seed)
         if part.stage in POSED:
             return self._posed_task(part)
+        if part.stage in HI3D:
+            anywhere = self._make_rigs() if part.stage == "hi3d_elevation" else []
+            return self.hi3d.task(part.stage, part.options, part.seed, anywhere)
         latents, embeddings = self._encode([folders[0], *folders[1:] * MESH_REPEATS])
         shared = {
             "prediction": options.pop("prediction"),
@@ -434,6 +492,8 @@ class Making:
         runs = {name: name for name in ("vae", "image_encoder", "dimvis", "one2one")}
         for name, run in {**runs, "sparsefusion": "sparsefusion_vldm", "pixelnerf": "regressor"}.items():
             words += ["--" + name.replace("_", "-"), str(self._export(run))]
+        for name in HI3D:
+            words += [f"--{name.replace('_', '-').removesuffix('-orbit')}", str(self._export(name))]
         out = self.given.bundle or self.work / "bundle"
         done = subprocess.run([*words, "--out", str(out)])
         if done.returncode:
@@ -514,7 +574,7 @@ def main(words: Sequence[str] | None = None) -> int:
         check_range("--minutes", given.minutes, 0, 1e6)
         check_range("--workers", given.workers, 1, 1024)
         making = Making(given, clock)
-        if "data" in given.stage and not (making.data / "done.json").is_file():
+        if "data" in given.stage and not ((making.data / "done.json").is_file() and making.hi3d.has_data()):
             find_scans(given.meshes)
         check_scale(given.work, given.scale)
         for stage in (stage for stage in STAGES if stage in given.stage):

@@ -18,7 +18,16 @@ from typing import Any
 
 from manyview.bench.fewview_options import COUNTS, HEADLINE, NAMES, NUM_SCORED, RAY_ROWS, FewviewOptions
 from manyview.bench.fewview_run import evaluate_fewview
-from manyview.bench.pages import estimate_cell, fill_place, number_cell, shown_command, table_line, table_row
+from manyview.bench.pages import (
+    estimate_cell,
+    fill_place,
+    number_cell,
+    open_page,
+    shown_command,
+    standing,
+    table_line,
+    table_row,
+)
 from manyview.cli.flags import check_output, check_range, torch_device, torch_dtype
 from manyview.cli.progress import TerminalProgress, silence_loading
 from manyview.errors import InputError
@@ -70,7 +79,7 @@ def main(words: Sequence[str] | None = None) -> int:
     silence_loading()
     try:
         check_range("--every", given.every, 1, 10**6)
-        page = open_page(given.page)
+        page = open_page(given.page, BEGIN, END, "SparseFusion")
         check_output(given.results / f"{STEM}.json", allowed=given.force)
         report = evaluate_fewview(
             HEADLINE,
@@ -106,17 +115,6 @@ def main(words: Sequence[str] | None = None) -> int:
         return 2
     print(text)
     return 0
-
-
-def open_page(path: Path) -> str:
-    """The page's text, with a section for the table at its end where it has none yet. Raises `InputError`
-    for a page whose place for it is damaged."""
-    text = path.read_text(encoding="utf-8") if path.is_file() else "# SparseFusion\n"
-    if BEGIN not in text and END not in text:
-        text = f"{text.rstrip()}\n\n## Measured\n\n{BEGIN}\n\n{END}\n"
-    if text.count(BEGIN) != 1 or END not in text.split(BEGIN)[1] or text.count(END) != 1:
-        raise InputError("--page", str(path), "expected one place for the table, between its two marks")
-    return text
 
 
 def write_table(report: Mapping[str, Any], command: str) -> str:
@@ -175,21 +173,14 @@ def claims(report: Mapping[str, Any]) -> list[str]:
         for count, part in report["by_references"].items():
             if "mean" not in part.get(metric, {}):
                 continue
-            ahead, open_, behind = [], [], []
-            for name, row in report["rows"].items():
-                less = row.get("by_references", {}).get(count, {}).get("difference", {}).get(metric)
-                if less is None:
-                    continue
-                low, high = less["ci95"] or (less["mean"], less["mean"])
-                low, high = (low, high) if better else (-high, -low)
-                (ahead if low > 0 else behind if high < 0 else open_).append(LABELS.get(name, name))
-            words = [
-                f"{word} {', '.join(names)}"
-                for word, names in (("ahead of", ahead), ("not told apart from", open_), ("behind", behind))
-                if names
-            ]
+            less = {
+                LABELS.get(name, name): row["by_references"][count]["difference"][metric]
+                for name, row in report["rows"].items()
+                if metric in row.get("by_references", {}).get(count, {}).get("difference", {})
+            }
+            words = standing(less, better)
             if words:
-                found.append(f"- {metric}, {count} inputs: {'; '.join(words)}.")
+                found.append(f"- {metric}, {count} inputs: {words}.")
     return found
 
 

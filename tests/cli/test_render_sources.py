@@ -16,6 +16,8 @@ from manyview.data.packed import PackedViews, pack_meshes
 from manyview.data.procedural import make_object, render_object
 from manyview.data.render.meshes import load_mesh
 from manyview.data.render.protocols import protocol_cameras
+from manyview.data.rigs import read_rigs
+from manyview.geometry.trajectories import spherical_angles
 from manyview.io.scene import list_scenes, read_scene
 
 CAMERAS = protocol_cameras("orbit16", 8)
@@ -38,6 +40,16 @@ def test_packed_procedural(
     assert "objects: 3/3" in shown.err
     views = PackedViews(out)
     assert [np.array_equal(views[i], views_of(5 + i, supersample=1)) for i in range(3)] == [True] * 3
+    other = str(tmp_path / "depths")
+    assert main(["render", "procedural:5:1", *words[:-1], other, "--depths", "--json"]) == 0
+    assert PackedViews(tmp_path / "depths").depths(0).any()
+    capsys.readouterr()
+    low = str(tmp_path / "low")
+    assert main(["render", "procedural:5:1", *words[:-1], low, "--elevation", "-10"]) == 0
+    (rig,) = read_rigs(PackedViews(tmp_path / "low"))
+    assert spherical_angles(rig.centers)[1].tolist() == pytest.approx([-10] * 16, abs=1e-3)
+    assert main(["render", "procedural:5:1", "--protocol", "random", "--elevation", "9", "--out", low]) == 2
+    assert "error: elevation: 9.0" in capsys.readouterr().err
     stamps = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
 
     # The same again renders nothing; more objects keep the full shard and complete the short one.
@@ -119,6 +131,7 @@ def test_procedural_scenes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         (("procedural:0:2", "--engine", "cycles"), ["--engine"]),
         (("procedural:0:2", "--up", "y"), ["--up"]),
         (("procedural:0:2", "--turns", "3", "--packed"), ["--turns", "meshes"]),
+        (("procedural:0:2", "--depths"), ["--depths", "for --packed"]),
         (("procedural:0:2", "--seed", "3", "--packed"), ["--seed", "FIRST"]),
         (("procedural:0:2", "--samples", "3", "--packed"), ["samples", "square"]),
         (("procedural:0:2", "--protocol", "random", "--packed"), ["--protocol", "orbit16"]),

@@ -58,6 +58,7 @@ def trained(work: Path) -> Path:
     assert train(work, "one2one", *codec) == 0
     few = ("--context-views", "1", "1", "--rays-at-once", "4", "--noise-levels", "1", "--batch-size", "1")
     assert train(work, "sparsefusion", *codec[:2], *few) == 0
+    assert train(work, "hi3d", *codec, "--closed", "--window", "2", "--log-sigma", "-0.5", "1.2") == 0
     for method in ("dimvis", "one2one"):
         parts = {name: f"{method}/export/{name}" for name in ("unet", "conditioner", "scheduler")}
         shared = {name: f"{name}/export" for name in ("vae", "image_encoder")}
@@ -239,8 +240,17 @@ def test_sweep_and_blend_are_trained_and_gone_on_with(trained: Path, tmp_path: P
         ("dimvis", ("--time-exponent", "0"), ["--time-exponent", "0.1"]),
         ("dimvis", ("--optimizer", "sgd"), ["--optimizer", "muon"]),
         ("sparsefusion", ("--stage", "vldm"), ["--initial", "not given", "trained the EFT"]),
-        ("dimvis", ("--stage", "eft"), ["--stage", "only for sparsefusion"]),
-        ("sparsefusion", ("--image-encoder", "."), ["--image-encoder", "only for dimvis and one2one"]),
+        ("dimvis", ("--stage", "eft"), ["--stage", "only for sparsefusion and hi3d"]),
+        ("hi3d", ("--stage", "joint"), ["--stage", "joint", "orbit, refine"]),
+        ("hi3d", ("--stage", "refine"), ["--coarse", "not given", "stage refine"]),
+        ("hi3d", ("--coarse", "."), ["--coarse", "given", "stage refine"]),
+        ("hi3d", ("--joint-drop", "1"), ["--joint-drop", "0 to 0.99"]),
+        ("dimvis", ("--closed",), ["--closed", "only for hi3d"]),
+        (
+            "sparsefusion",
+            ("--image-encoder", "."),
+            ["--image-encoder", "only for dimvis and one2one and hi3d"],
+        ),
         ("dimvis", ("--shares", "1"), ["--shares", "vae and image_encoder"]),
         ("vae", ("--crop", "20"), ["--crop", "20", "multiple of 8"]),
         ("vae", ("--negatives", "1.5"), ["--negatives", "0 to 1"]),
@@ -348,3 +358,10 @@ def test_the_papers_batch() -> None:
     # DiMViS section 4.1: 112 items a pass, 12 passes a step, 15750 steps.
     config = default_config("dimvis", "paper")
     assert (config.batch_size, config.accumulate, config.steps, config.lr) == (112, 12, 15_750, 5e-5)
+
+
+def test_the_papers_numbers_of_hi3d_go_by_stage() -> None:
+    # The paper: 80 000 steps of 16 clips at 1e-5, then 20 000 of 8 at 5e-5.
+    first, second = (default_config("hi3d", "paper", stage) for stage in (None, "refine"))
+    assert (first.steps, first.batch_size, first.lr) == (80_000, 16, 1e-5)
+    assert (second.steps, second.batch_size, second.lr) == (20_000, 8, 5e-5)

@@ -203,3 +203,39 @@ def test_force_begins_anew(tmp_path: Path) -> None:
     write_shard(tmp_path, 7, np.zeros((2, 2, 16, 16, 3), np.uint8))
     pack_procedural(tmp_path, 0, 1, CAMERAS, force=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["packed.json", "views_00000000.npy"]
+
+
+def test_depths_are_kept_to_half_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed, "SHARD_OBJECTS", 2)
+    pack_procedural(tmp_path / "set", 10, 3, CAMERAS, depths=True)
+    pack_procedural(tmp_path / "plain", 10, 3, CAMERAS)
+    views, plain = PackedViews(tmp_path / "set"), PackedViews(tmp_path / "plain")
+    assert views.identity == plain.identity
+    codes = views.depth_codes
+    # Objects of side 1 reach sqrt(3) / 2 from the middle, 1.5 away.
+    assert codes.near == pytest.approx(1.5 - 3**0.5 / 2, abs=1e-6)
+    assert codes.far == pytest.approx(1.5 + 3**0.5 / 2, abs=1e-6)
+    half_step = (1 / codes.near - 1 / codes.far) / 254 / 2
+    for index in range(3):
+        true = render_object(make_object(10 + index), CAMERAS).depths
+        assert true is not None
+        expected, found = true[:, 0].numpy(), codes.decode(views.depths(index))
+        assert views.depths(index).dtype == np.uint8
+        assert np.array_equal(found > 0, expected > 0)
+        solid = expected > 0
+        assert np.abs(1 / found[solid] - 1 / expected[solid]).max() < half_step * 1.001
+        assert codes.shares(views.depths(index)).max() <= 1
+    with pytest.raises(InputError, match="no depths"):
+        plain.depths(0)
+    with pytest.raises(InputError, match="other options"):
+        pack_procedural(tmp_path / "plain", 10, 3, CAMERAS, depths=True)
+    pack_procedural(tmp_path / "set", 0, 1, CAMERAS, force=True)
+    assert not list((tmp_path / "set").glob("depths_*"))
+
+
+def test_meshes_keep_depths_too(tmp_path: Path) -> None:
+    trimesh.creation.icosphere(3).export(tmp_path / "ball.ply")
+    pack_meshes(tmp_path / "set", [tmp_path / "ball.ply"], orbit(1, size=33), depths=True)
+    views = PackedViews(tmp_path / "set")
+    # A ball of radius 0.5 is met 1.0 away in the middle of the picture.
+    assert views.depth_codes.decode(views.depths(0))[0, 16, 16] == pytest.approx(1.0, abs=0.01)

@@ -10,9 +10,10 @@ from tiny_dimvis import CHANNELS, DIM, conditioner_of, spread_weights, tiny_opti
 
 from manyview.errors import InputError
 from manyview.geometry.projection import project, unproject
+from manyview.geometry.sweep import HALF_RANGE
 from manyview.geometry.trajectories import orbit
 from manyview.methods.dimvis.model import build_denoiser, untile
-from manyview.methods.dimvis.sweep import HALF_RANGE, blend, count_candidates, look_along_rays, sweep_points
+from manyview.methods.dimvis.sweep import blend, count_candidates, look_along_rays, sweep_points
 from manyview.methods.dimvis.train import DimvisTask
 
 CELLS, DEPTHS = 16, 9

@@ -71,7 +71,7 @@ def test_options_in_model_index_are_kept(tmp_path: Path) -> None:
 
 
 def test_refusals(weights: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="method: zero456: expected one of dimvis, one2one"):
+    with pytest.raises(InputError, match="method: zero456: expected one of dimvis, hi3d, one2one"):
         load("zero456")
     with pytest.raises(InputError, match="holds weights of DimvisPipeline, expected one2one"):
         load("one2one", weights)

@@ -199,7 +199,7 @@ def test_a_capture_becomes_what_the_networks_read(drawn, tmp_path: Path, how: st
     error = (views.over(1.0) - truth * cover - (1 - cover)).abs().mean(dim=(1, 2, 3))
     assert float(error.max()) < 0.035  # 32 px from 54: what resampling twice costs at edges
     assert float((views.masks - cover).abs().mean()) < 0.03
-    assert prepared.record["masks"] == [{"wall": "plain background"}.get(how, "the capture's own")]
+    assert prepared.record["masks"] == [{"wall": "plain background"}.get(how, "the picture's own")]
 
 
 def test_what_cannot_be_prepared(drawn, tmp_path: Path):

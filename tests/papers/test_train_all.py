@@ -32,14 +32,18 @@ import importlib.util, sys
 from dataclasses import replace
 
 def small():
+    sys.path.insert(0, {str(SCRIPT.parent)!r})  # as where the script is run
     spec = importlib.util.spec_from_file_location("train_all", {str(SCRIPT)!r})
     module = sys.modules["train_all"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     module.SIZE, module.NUM_OBJECTS, module.MESH_TURNS = 64, 20, 1
     module.NUM_RIGS, module.RIG_OBJECTS = 1, 10
+    module.ELEVATIONS, module.ORBIT_OBJECTS, module.ORBIT_TURNS = (10.0,), 10, 1
+    module.FINE_ELEVATIONS, module.FINE_OBJECTS, module.OWN_STEPS = (30.0,), 10, 1
     for name, part in module.PARTS.items():
         steps = {VAE_STEPS * 10} if name == "vae" else 20
-        module.PARTS[name] = replace(part, steps=steps, batch_size=2)
+        options = {{**part.options, "crop": 8}} if part.stage == "hi3d_refine" else part.options
+        module.PARTS[name] = replace(part, steps=steps, batch_size=2, options=options)
     return module
 """
 SHORT = ("--scale", "0.1", "--device", "cpu", "--dtype", "fp32", "--threads", "1", "--workers", "1")
@@ -141,6 +145,20 @@ def test_from_nothing_through_a_kill_to_a_bundle(
     baseline = regressor_row(str(bundle / "pixelnerf"), 4, "cpu")
     given = Views(images=views.images, cameras=cameras[0])
     assert baseline.answer(given, cameras[[1]], 0).shape == (1, 3, 128, 128)
+
+    for stage, wanted in {
+        "depth": "relative_val",
+        "elevation": "error_deg_val",
+        "orbit": "loss_val_high",
+        "refine": "loss_val_low",
+    }.items():
+        assert wanted in json.loads((work / f"runs/hi3d_{stage}/train.json").read_text())["validation"]
+    turning = load("hi3d", bundle / "hi3d")
+    parts = {"unet", "scheduler", "refiner", "refine_scheduler", "depth", "elevation"}
+    assert set(turning.bundle.components) == {"vae", "image_encoder", *parts}
+    assert turning.unet.config["sweep_depths"] == 12
+    given = Views(images=views.images, cameras=cameras[0])
+    assert turning(given, num_steps=1).views.images.shape[0] == 16
 
     # All done: the same words change nothing but the bundle, which is copied again.
     assert script.main(words) == 0

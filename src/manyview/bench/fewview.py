@@ -8,14 +8,14 @@ compared on the same frames.
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from manyview.bench.draws import number_of, shuffled
 from manyview.bench.fewview_options import COUNTS, NUM_SCORED
 from manyview.errors import InputError
 from manyview.geometry.matching import match_cameras
@@ -55,20 +55,20 @@ def deal_frames(
     `InputError` for scenes with too few frames.
     """
     most, chosen = max(counts), range(len(cameras)) if candidates is None else candidates
-    order = _shuffle(chosen, f"fewview/{seed}/{scene}/given")[:most]
+    order = shuffled(chosen, f"fewview/{seed}/{scene}/given")[:most]
     if len(order) < most:
         raise InputError(argument, scene, f"{len(order)} frames to give, fewview needs {most}")
     same = match_cameras(cameras, cameras[list(order)])
     left = [frame for frame in range(len(cameras)) if same[frame] < 0 and frame not in order]
     if not left:
         raise InputError(argument, scene, f"no frame is left to score beside the {most} given ones")
-    scored = _shuffle(left, f"fewview/{seed}/{scene}/scored")[:num_scored]
+    scored = shuffled(left, f"fewview/{seed}/{scene}/scored")[:num_scored]
     return Deal(order=tuple(order), scored=tuple(sorted(scored)))
 
 
 def answer_seed(scene: str, count: int, seed: int) -> int:
     """The number that decides an answer's noise, from these alone: other scenes do not matter."""
-    return _number(f"fewview/{seed}/{scene}/{count}/answer") >> 16
+    return number_of(f"fewview/{seed}/{scene}/{count}/answer") >> 16
 
 
 def deal_scene(
@@ -108,12 +108,3 @@ def read_frames(scene: str | os.PathLike[str], size: int, argument: str = "--dat
         observed=torch.ones(len(views), dtype=torch.bool),
         names=views.names,
     )
-
-
-def _shuffle(frames: Iterable[int], key: str) -> list[int]:
-    """An order of the frames that no library's random numbers decide."""
-    return sorted(frames, key=lambda frame: _number(f"{key}/{frame}"))
-
-
-def _number(key: str) -> int:
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "little")

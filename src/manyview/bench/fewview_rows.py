@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -11,13 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from manyview.bench.fewview_options import BASELINES, HEADLINE, REGRESSOR, FewviewOptions
+from manyview.bench.rows import NamedRow, bundle_weights
 from manyview.geometry.normalization import focus_point
 from manyview.lift.reconstruction import Kind, ReconstructOptions, reconstruct
 from manyview.methods.sparsefusion.pipeline import Mode, SparseFusionPipeline
 from manyview.methods.sparsefusion.regressor import PixelRegressor
 from manyview.methods.sparsefusion.teacher import object_center
 from manyview.types import Cameras, Views, join_cameras
-from manyview.weights import Bundle, open_bundle
+from manyview.weights import open_bundle
 
 MODES: dict[str, Mode] = {HEADLINE: "field", "eft": "eft", "vldm": "vldm"}
 
@@ -31,21 +32,10 @@ class Answerer(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
-    """One row of the table."""
+class Row(NamedRow):
+    """One row of the table. One that may fail answers white where it does."""
 
-    name: str
     answer: Answerer
-    weights: dict[str, str | None] = field(default_factory=dict)
-    """name and sha256; empty for rows without weights."""
-    options: dict[str, Any] = field(default_factory=dict)
-    """What beside the weights decides its answers."""
-    may_fail: bool = False
-    """Whether views that it refuses count as a white answer, not as an error: a fit may find no surface."""
-
-    def identity(self) -> dict[str, Any]:
-        """What of it decides the numbers."""
-        return {"name": self.name, "weights": self.weights, "options": self.options}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,8 +169,3 @@ def baseline_rows(names: Sequence[str] = BASELINES, device: torch.device | str =
         answer, options = makers[name]()
         rows.append(Row(name=name, answer=answer, options=options, may_fail=name.endswith("_fit")))
     return rows
-
-
-def bundle_weights(bundle: Bundle) -> dict[str, str | None]:
-    """Name and hash of weights."""
-    return {"name": bundle.name, "sha256": bundle.sha256}

@@ -21,13 +21,13 @@ from manyview.bench.fewview_rows import (
     Answerer,
     Row,
     baseline_rows,
-    bundle_weights,
     regressor_row,
     sparsefusion_rows,
 )
 from manyview.bench.fewview_summary import summarise_row
-from manyview.bench.partial import Partial, hash_tensor
+from manyview.bench.partial import Partial
 from manyview.bench.results import find_results
+from manyview.bench.rows import weights_of
 from manyview.bench.scenes import check_limit, check_report, choose_scenes
 from manyview.bench.scoring import choose_metrics
 from manyview.errors import InputError
@@ -163,10 +163,8 @@ def _choose_rows(
         wanted = [name for name in MODES if options.wants(name)]
         if wanted:  # else nothing of it is loaded
             pipeline = load(HEADLINE, weights, device, dtype) if isinstance(target, str) else target
-            rows, size = (
-                sparsefusion_rows(pipeline, _weights_of(pipeline), options, wanted),
-                pipeline.resolution,
-            )
+            known = weights_of(pipeline.bundle, (pipeline.vae, pipeline.eft, pipeline.unet))
+            rows, size = sparsefusion_rows(pipeline, known, options, wanted), pipeline.resolution
     else:
         assert callable(target), "every other target is a function"
         rows.append(Row(name=getattr(target, "__name__", type(target).__name__), answer=target))
@@ -188,16 +186,6 @@ def _choose_rows(
 
 def _no_answer(given: Views, targets: Cameras, seed: int) -> Tensor:
     raise AssertionError("results are read, not asked")
-
-
-def _weights_of(pipeline: SparseFusionPipeline) -> dict[str, str | None]:
-    """Name and hash of the weights; those of a pipeline that no bundle was read for are hashed in memory."""
-    if pipeline.bundle is not None:
-        return bundle_weights(pipeline.bundle)
-    parts = []
-    for network in (pipeline.vae, pipeline.eft, pipeline.unet):
-        parts += [hash_tensor(value.float()) for _, value in sorted(network.state_dict().items())]
-    return {"name": "in memory", "sha256": hash_tensor(torch.tensor([int(part[:15], 16) for part in parts]))}
 
 
 def _read_all(

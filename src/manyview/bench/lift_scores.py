@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from manyview.metrics.geometry import geometry_scores
@@ -36,14 +37,15 @@ def score_views(drawn: Views, real: Views) -> dict[str, Any]:
 
 
 def score_mesh(
-    mesh: trimesh.Trimesh, target: trimesh.Trimesh, *, seed: int = 0
+    mesh: trimesh.Trimesh, target: trimesh.Trimesh, *, seed: int = 0, names: Sequence[str] | None = None
 ) -> dict[str, dict[str, float]]:
-    """Scores of `metrics.geometry`, both meshes moved and scaled together so that the target is centred and
-    its longest side is 1."""
+    """Scores of `metrics.geometry`, all or those of `names`, both meshes moved and scaled together so that
+    the target is centred and its longest side is 1."""
     low, high = target.bounds
     scale = 1 / max(float((high - low).max()), 1e-300)
     pair = [mesh.copy(), target.copy()]
     for part in pair:
         part.apply_translation(-(low + high) / 2)
         part.apply_scale(scale)
-    return {name: {"mean": value} for name, value in geometry_scores(*pair, seed=seed).items()}
+    scores = geometry_scores(*pair, seed=seed, names=names)
+    return {name: {"mean": value} for name, value in scores.items()}

@@ -74,27 +74,36 @@ def observed_slots(questions: tuple[Question, ...]) -> Tensor:
     return observed
 
 
-def orbit_order(cameras: Cameras, shown: str, argument: str = "--data") -> list[int]:
+def orbit_order(
+    cameras: Cameras,
+    shown: str,
+    argument: str = "--data",
+    *,
+    protocol: str = "orbit4",
+    elevation_deg: float | None = ELEVATION_DEG,
+) -> list[int]:
     """The index of the camera at each of the 16 azimuths, counter-clockwise from the first camera.
 
-    Raises `InputError` (naming `shown`) unless the cameras are exactly such an orbit: 16 of them, 22.5
-    degrees apart, elevation 30, both within 1 degree.
+    Raises `InputError` (naming `shown` and `protocol`) unless the cameras are exactly such an orbit: 16 of
+    them, 22.5 degrees apart, all at `elevation_deg` (None: at any one), both within 1 degree.
     """
     azimuth, elevation, _ = spherical_angles(cameras.centers.double())
     if len(cameras) != NUM_AZIMUTHS:
-        raise InputError(argument, shown, f"{len(cameras)} views, orbit4 needs {NUM_AZIMUTHS}")
+        raise InputError(argument, shown, f"{len(cameras)} views, {protocol} needs {NUM_AZIMUTHS}")
     low, high = float(elevation.min()), float(elevation.max())
-    if max(abs(low - ELEVATION_DEG), abs(high - ELEVATION_DEG)) > TOLERANCE_DEG:
+    wanted = (low + high) / 2 if elevation_deg is None else elevation_deg
+    if max(abs(low - wanted), abs(high - wanted)) > TOLERANCE_DEG:
+        needed = "one for all" if elevation_deg is None else f"{elevation_deg:g}"
         raise InputError(
             argument,
             shown,
-            f"elevations {low:.1f} to {high:.1f} degrees, orbit4 needs 30 within {TOLERANCE_DEG:g}",
+            f"elevations {low:.1f} to {high:.1f} degrees, {protocol} needs {needed} within {TOLERANCE_DEG:g}",
         )
     places = places_on_orbit(azimuth, float(azimuth[0]))
     if None in places or len(set(places)) != NUM_AZIMUTHS:
         found = ", ".join(f"{value:.1f}" for value in azimuth.tolist())
         raise InputError(
-            argument, shown, f"azimuths {found}, orbit4 needs all multiples of {STEP_DEG} degrees apart"
+            argument, shown, f"azimuths {found}, {protocol} needs all multiples of {STEP_DEG} degrees apart"
         )
     return [places.index(place) for place in range(NUM_AZIMUTHS)]
 
@@ -109,14 +118,21 @@ def places_on_orbit(azimuth_deg: Tensor, start_deg: float) -> list[int | None]:
     ]
 
 
-def check_orbit(scene: str | os.PathLike[str], argument: str = "--data") -> Cameras:
+def check_orbit(
+    scene: str | os.PathLike[str],
+    argument: str = "--data",
+    *,
+    protocol: str = "orbit4",
+    elevation_deg: float | None = ELEVATION_DEG,
+) -> Cameras:
     """The 16 cameras in the order of the orbit, read without any image. Raises as `orbit_order`, and
     for a scene without cameras."""
     folder = Path(scene)
     if not (folder / "transforms.json").is_file():
-        raise InputError(argument, str(folder), "has no cameras (transforms.json), which orbit4 needs")
+        raise InputError(argument, str(folder), f"has no cameras (transforms.json), which {protocol} needs")
     cameras = read_transforms(folder).cameras
-    return cameras[orbit_order(cameras, str(folder), argument)]
+    order = orbit_order(cameras, str(folder), argument, protocol=protocol, elevation_deg=elevation_deg)
+    return cameras[order]
 
 
 def read_orbit(scene: str | os.PathLike[str], size: int, argument: str = "--data") -> Tensor:

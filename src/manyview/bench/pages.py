@@ -7,6 +7,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from manyview.errors import InputError
+
+
+def open_page(path: Path, begin: str, end: str, title: str) -> str:
+    """The page's text, with a section for figures at its end where it has none yet; a page that is not there
+    is begun with its title. Raises `InputError` for a page whose place for them is damaged."""
+    text = path.read_text(encoding="utf-8") if path.is_file() else f"# {title}\n"
+    if begin not in text and end not in text:
+        text = f"{text.rstrip()}\n\n## Measured\n\n{begin}\n\n{end}\n"
+    if text.count(begin) != 1 or end not in text.split(begin)[1] or text.count(end) != 1:
+        raise InputError("--page", str(path), "expected one place for the table, between its two marks")
+    return text
+
 
 def fill_place(page: str, begin: str, end: str, text: str) -> str:
     """`page` with `text` in place of what stands between its marks."""
@@ -39,6 +52,20 @@ def estimate_cell(value: Mapping[str, Any] | None, digits: int) -> str:
     if value["ci95"]:
         cell += f" [{value['ci95'][0]:.{digits}f}, {value['ci95'][1]:.{digits}f}]"
     return cell
+
+
+def standing(differences: Mapping[str, Mapping[str, Any]], more_is_better: bool) -> str:
+    """Whom the row stands ahead of and behind, whose differences from the others (label -> estimate) these
+    are; in words, by their intervals. Empty without differences."""
+    ahead: list[str] = []
+    open_: list[str] = []
+    behind: list[str] = []
+    for label, less in differences.items():
+        low, high = less["ci95"] or (less["mean"], less["mean"])
+        low, high = (low, high) if more_is_better else (-high, -low)
+        (ahead if low > 0 else behind if high < 0 else open_).append(label)
+    words = (("ahead of", ahead), ("not told apart from", open_), ("behind", behind))
+    return "; ".join(f"{word} {', '.join(names)}" for word, names in words if names)
 
 
 def number_cell(value: float | None, digits: int) -> str:

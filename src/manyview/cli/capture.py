@@ -6,11 +6,13 @@ import dataclasses
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from manyview.cli.flags import check_memory, check_range, torch_device, torch_dtype
+from manyview.cli.products import TURNTABLE_FPS, TURNTABLE_FRAMES, Product
 from manyview.cli.progress import silence_loading
 from manyview.cli.rig import choose_split, parse_targets
 from manyview.cli.shell import Answer
@@ -26,10 +28,6 @@ if TYPE_CHECKING:
     from manyview.methods.sparsefusion.vldm import VldmSolver
     from manyview.types import Cameras
 
-Product = Literal["field", "splats", "mesh", "video"]
-TURNTABLE_FRAMES = 48
-TURNTABLE_FPS = 16.0
-
 
 @dataclass(frozen=True, kw_only=True)
 class CaptureFlags:
@@ -37,40 +35,27 @@ class CaptureFlags:
 
     mode: Literal["field", "vldm", "eft"] = "field"
     """sparsefusion: views of a field distilled from both networks, or of one network alone."""
-    to: tuple[Product, ...] = ()
-    """sparsefusion: further files. field: field.safetensors. splats: splats.ply. mesh: mesh.glb, textured.
-    video: turntable.mp4."""
     given: int | None = None
     """sparsefusion: so many of the observed frames, spread evenly; when not given all, of more than 8, 8."""
-    masks: Literal["auto", "plain", "rembg", "white"] = "auto"
-    """sparsefusion: auto takes transparency and mask files, else cuts out of a plain background; plain does
-    the latter always; rembg lets that package cut; white takes what is not white."""
     rows: int | None = None
     """sparsefusion --mode eft: rays along a side of a view, enlarged to it; all its pixels when not given."""
     attention: bool = False
     """sparsefusion: also epipolar.png and attention_depth.png, where the first view made was looked for."""
     check: bool = True
     """sparsefusion: look for wrong cameras and pictures of two objects, and warn."""
-    resume: bool = False
-    """sparsefusion --mode field: go on with a stopped run of the same command."""
-
-    def unused(self) -> list[str]:
-        """The flags that are not as they are without being given."""
-        plain = CaptureFlags()
-        names = [field.name for field in dataclasses.fields(self)]
-        return ["--" + name for name in names if getattr(self, name) != getattr(plain, name)]
 
 
 def check_flags(options: Options) -> None:
     """Raise `InputError` for flags that do not go together."""
-    flags = options.capture
+    flags, wanted = options.capture, options.products.to
     check_range("--given", flags.given, 1, 8)
     check_range("--rows", flags.rows, 2, 4096)
     if flags.mode != "field":
-        wanted = [kind for kind in flags.to if kind != "video"]
-        if flags.to:
+        kinds = [kind for kind in wanted if kind != "views"]
+        if kinds:
             accepted = "needs --mode field; manyview reconstruct lifts the views of the other modes"
-            raise InputError("--to", (wanted or list(flags.to))[0], accepted)
+            lifted = [kind for kind in kinds if kind != "video"]
+            raise InputError("--to", (lifted or kinds)[0], accepted)
         if options.distill != DistillOptions():
             raise InputError("--distill", f"with --mode {flags.mode}", "is for --mode field")
     if flags.rows is not None and flags.mode != "eft":
@@ -83,20 +68,20 @@ def check_flags(options: Options) -> None:
     options.distill.check()
 
 
-def run_capture(options: Options, bundle: Bundle, resolution: int, progress: Progress) -> Answer:
+def run_capture(options: Options, bundle: Bundle, path: Path, resolution: int, progress: Progress) -> Answer:
     """The work of `manyview synth --method sparsefusion` after the checks of `check_flags`."""
     from manyview.io.capture import open_capture
     from manyview.methods import load
     from manyview.methods.sparsefusion.capture import prepare
 
-    flags, begun = options.capture, time.monotonic()
-    folder = options.input.parent if options.input.is_file() else options.input
-    capture = open_capture(options.input, split=choose_split(folder, options.split))
+    flags, lifting, begun = options.capture, options.products, time.monotonic()
+    folder = path.parent if path.is_file() else path
+    capture = open_capture(path, split=choose_split(folder, options.split))
     prepared = prepare(
         capture,
         resolution,
         num_given=flags.given,
-        masks=flags.masks,
+        masks=lifting.masks,
         check=flags.check,
         progress=progress,
     )
@@ -104,7 +89,7 @@ def run_capture(options: Options, bundle: Bundle, resolution: int, progress: Pro
         print(f"manyview: warning: {finding.line}", file=sys.stderr)
     targets, source = choose_targets(options.targets, prepared, resolution)
     stages = options.out.absolute().parent / f".{options.out.name}.distill"
-    if not flags.resume:
+    if not lifting.resume:
         shutil.rmtree(stages, ignore_errors=True)
     device, dtype = torch_device(options.compute.device), torch_dtype(options.compute.dtype)
     silence_loading()
@@ -130,9 +115,9 @@ def run_capture(options: Options, bundle: Bundle, resolution: int, progress: Pro
     pictures = _attention(pipeline, prepared, targets) if flags.attention else {}
     manifest: dict[str, Any] = {
         **result.manifest,
-        "input": str(options.input),
+        "input": str(path),
         "capture": {**prepared.record, "targets": source},
-        "products": sorted(set(flags.to)),
+        "products": sorted(set(lifting.to)),
         "seconds": round(time.monotonic() - begun, 2),
     }
     result = dataclasses.replace(
@@ -144,7 +129,7 @@ def run_capture(options: Options, bundle: Bundle, resolution: int, progress: Pro
     result.save(
         options.out,
         options.output.force,
-        also=lambda place: _write_more(place, result, made, pictures, flags),
+        also=lambda place: _write_more(place, result, made, pictures, lifting.to),
     )
     shutil.rmtree(stages, ignore_errors=True)
     count = len(result.views)
@@ -200,7 +185,7 @@ def _make_products(
     result: FieldResult, prepared: Prepared, options: Options, progress: Progress
 ) -> dict[str, Any]:
     """Splats, mesh and the frames of a turn, where asked for, in the capture's world."""
-    wanted = set(options.capture.to) & {"splats", "mesh", "video"}
+    wanted = set(options.products.to) & {"splats", "mesh", "video"}
     if not wanted or result.field is None:
         return {}
     from manyview.methods.sparsefusion.products import look_around, make_mesh, make_splats, turntable
@@ -232,13 +217,17 @@ def _attention(pipeline: SparseFusionPipeline, prepared: Prepared, targets: Came
 
 
 def _write_more(
-    folder: Path, result: FieldResult, made: dict[str, Any], pictures: dict[str, Any], flags: CaptureFlags
+    folder: Path,
+    result: FieldResult,
+    made: dict[str, Any],
+    pictures: dict[str, Any],
+    wanted: Sequence[Product],
 ) -> None:
     from manyview.io.images import write_png
     from manyview.io.video import write_mp4
     from manyview.lift.volume_files import write_volume
 
-    if "field" in flags.to and result.field is not None:
+    if "field" in wanted and result.field is not None:
         write_volume(folder / "field.safetensors", result.field)
     if "frames" in made:
         write_mp4(made["frames"], folder / "turntable.mp4", TURNTABLE_FPS)

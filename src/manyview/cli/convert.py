@@ -29,7 +29,7 @@ class Options:
     checkpoint: tyro.conf.Positional[tuple[Path, ...]]
     """The published files (safetensors, or torch's, read as weights alone); several that belong together."""
     method: str
-    """Whose weights they are: sparsefusion."""
+    """Whose weights they are: hi3d or sparsefusion."""
     out: Path | None = None
     """Folder of the weights, for --weights; not needed with --dry-run."""
     dry_run: bool = False

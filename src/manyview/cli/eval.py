@@ -28,16 +28,29 @@ from manyview.progress import Progress
 from manyview.weights import open_bundle
 
 SUMMARY = "Score a method, or results another program made, on a data set under a paper's protocol."
-Protocol = Literal["orbit4", "fewview"]
-_SHOWN = ("psnr", "ssim_skimage", "stlpips_vgg", "lpips_vgg", "pixel_std")
-# Flags that only one protocol looks at, refused elsewhere.
-_ONLY_FOR: dict[str, Protocol] = {
-    "samples": "orbit4",
-    "inputs": "fewview",
-    "scored": "fewview",
-    "rows": "fewview",
-    "only": "fewview",
-    "regressor": "fewview",
+Protocol = Literal["orbit4", "fewview", "orbit16"]
+_SHOWN = (
+    "psnr",
+    "ssim_skimage",
+    "stlpips_vgg",
+    "lpips_vgg",
+    "pixel_std",
+    "neighbour_mae",
+    "seam_ratio",
+    "chamfer_mean",
+    "volume_iou_64",
+)
+# Flags that not all protocols look at, refused elsewhere.
+_ONLY_FOR: dict[str, tuple[Protocol, ...]] = {
+    "solver": ("orbit4", "fewview"),
+    "samples": ("orbit4", "orbit16"),
+    "inputs": ("fewview", "orbit16"),
+    "scored": ("fewview",),
+    "rows": ("fewview",),
+    "only": ("fewview", "orbit16"),
+    "regressor": ("fewview",),
+    "meshes": ("orbit16",),
+    "size": ("orbit16",),
 }
 
 
@@ -51,35 +64,42 @@ class Options:
     """Folder of the data set with the true views."""
     protocol: Protocol = "orbit4"
     """orbit4: four views 90 degrees apart, every subset of them given. fewview: 2, 3 and 6 posed views given,
-    others asked for."""
+    others asked for. orbit16: one view given, the 15 others of its orbit asked for."""
     out: Path
     """File for the metrics (json)."""
     weights: str = "compact"
     """Weights of the method: compact, a folder, or a hub id."""
     steps: int | None = None
-    """Denoising steps; when not given 50, in fewview those recorded with the weights."""
+    """Denoising steps; when not given 50, in fewview and orbit16 those recorded with the weights."""
     guidance: float | None = None
     """Guidance strength; the method's own choice for the number of given views when not set."""
     solver: Literal["ddim", "dpm", "unipc", "plms"] | None = None
     """When not given ddim, in fewview the one recorded with the weights. orbit4 has ddim (the papers'), dpm
     and unipc, which need fewer steps; fewview ddim and plms (the paper's)."""
     samples: int = 1
-    """How many answers to draw to a question; with two or more, their mean and deviation are scored too."""
+    """orbit4 and orbit16: how many answers to draw to a question; with two or more, their mean and deviation
+    are scored too."""
     perceptual: bool = True
     """Also the perceptual metrics, which cost more than drawing does on a CPU."""
     limit: int | None = None
     """Score only the first scenes, this many."""
-    inputs: tuple[int, ...] = (2, 3, 6)
-    """fewview: numbers of given views."""
+    inputs: tuple[int, ...] = ()
+    """fewview: numbers of given views, 2 3 6 when not set. orbit16: how many views of an object are the
+    input, one after the other, 1 when not set."""
     scored: int = 8
     """fewview: views scored an object, the same for all numbers of given ones; 0 for all that are left."""
     rows: int = 64
     """fewview: rays a side of the pictures of EFT and regressor, which are then enlarged."""
     only: tuple[str, ...] = ()
-    """fewview: only these rows of sparsefusion eft vldm pixelnerf copy_nearest mean_of_inputs field_fit
-    splats_fit; all when not given."""
+    """Only these rows; all when not given. fewview: sparsefusion eft vldm pixelnerf copy_nearest
+    mean_of_inputs field_fit splats_fit. orbit16: hi3d coarse_bicubic no_depth one2one copy_input
+    mean_of_truth."""
     regressor: str = "compact"
     """fewview: weights of the regressor: compact, a folder, or a hub id."""
+    meshes: tuple[int, ...] = ()
+    """orbit16: also make a mesh of every orbit with so many views interpolated, for each number."""
+    size: int | None = None
+    """orbit16: pixels a side of the comparison; when not set what the weights make, of results 256."""
     compute: Annotated[ComputeFlags, tyro.conf.arg(name="")] = field(default_factory=ComputeFlags)
     output: Annotated[OutputFlags, tyro.conf.arg(name="")] = field(default_factory=OutputFlags)
 
@@ -97,14 +117,19 @@ def run(options: Options, progress: Progress) -> Answer:
     check_range("--limit", options.limit, 1, 10**9)
     check_range("--scored", options.scored, 0, 10**6)
     check_range("--rows", options.rows, 1, 4096)
+    check_range("--size", options.size, 8, 8192)
     check_output(options.out, allowed=options.output.force)
     if options.target in METHODS:
         bundle = open_bundle(options.weights, options.target)
         needed = parameter_bytes(bundle.components.values(), options.compute.dtype)
         check_memory(needed, options.compute.max_memory)
     silence_loading()
-    metrics = _fewview(options, progress) if options.protocol == "fewview" else _orbit4(options, progress)
+    protocols = {"orbit4": _orbit4, "fewview": _fewview, "orbit16": _orbit16}
+    metrics = protocols[options.protocol](options, progress)
     lines = [_means(metrics["metrics"])]
+    if options.protocol == "orbit16":
+        parts = {metrics["method"]: metrics, **metrics["rows"]}.items()
+        lines = [f"{name}: {_means(part['metrics'])}" for name, part in parts if "metrics" in part]
     if options.protocol == "fewview":
         parts = metrics["by_references"].items()
         lines = [f"{count} input{'s' * (count != '1')}: {_means(part)}" for count, part in parts]
@@ -115,10 +140,12 @@ def _check_protocol(options: Options) -> None:
     own = protocol_of(options.target) if options.target in METHODS else None
     if own is not None and own != options.protocol:
         raise InputError("--protocol", options.protocol, f"{options.target} is scored under {own}")
-    for name, protocol in _ONLY_FOR.items():
+    for name, protocols in _ONLY_FOR.items():
         value = getattr(options, name)
-        if protocol != options.protocol and value != Options.__dataclass_fields__[name].default:
-            raise InputError(f"--{name}", value, f"is for --protocol {protocol}")
+        if options.protocol not in protocols and value != Options.__dataclass_fields__[name].default:
+            raise InputError(f"--{name}", value, f"is for --protocol {' or '.join(protocols)}")
+    if options.protocol == "orbit16" and len(options.inputs) > 1:
+        raise InputError("--inputs", options.inputs, "orbit16 takes one number")
     allowed = ("ddim", "plms") if options.protocol == "fewview" else ("ddim", "dpm", "unipc")
     if options.solver is not None and options.solver not in allowed:
         raise InputError("--solver", options.solver, f"{options.protocol} has {', '.join(allowed)}")
@@ -148,11 +175,11 @@ def _orbit4(options: Options, progress: Progress) -> dict[str, Any]:
 
 
 def _fewview(options: Options, progress: Progress) -> dict[str, Any]:
-    from manyview.bench.fewview_options import FewviewOptions
+    from manyview.bench.fewview_options import COUNTS, FewviewOptions
     from manyview.bench.fewview_run import evaluate_fewview
 
     asked = FewviewOptions(
-        counts=options.inputs,
+        counts=options.inputs or COUNTS,
         num_scored=options.scored or None,
         only=options.only or None,
         ray_rows=options.rows,
@@ -171,6 +198,35 @@ def _fewview(options: Options, progress: Progress) -> dict[str, Any]:
         limit=options.limit,
         device=torch_device(options.compute.device),
         dtype=torch_dtype(options.compute.dtype),
+        perceptual=options.perceptual,
+        force=options.output.force,
+        progress=progress,
+    )
+
+
+def _orbit16(options: Options, progress: Progress) -> dict[str, Any]:
+    from manyview.bench.orbit16_options import Orbit16Options
+    from manyview.bench.orbit16_run import evaluate_orbit16
+
+    asked = Orbit16Options(
+        num_inputs=(options.inputs or (1,))[0],
+        only=options.only or None,
+        meshes=options.meshes,
+        num_samples=options.samples,
+        num_steps=options.steps,
+        guidance=options.guidance,
+        seed=options.output.seed,
+    )
+    return evaluate_orbit16(
+        options.target if options.target in METHODS else Path(options.target),
+        options.data,
+        options.out,
+        asked,
+        weights=options.weights,
+        limit=options.limit,
+        device=torch_device(options.compute.device),
+        dtype=torch_dtype(options.compute.dtype),
+        size=options.size,
         perceptual=options.perceptual,
         force=options.output.force,
         progress=progress,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from manyview.cli.flags import check_range, check_readable
 from manyview.errors import InputError
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from manyview.training.task import Task
 
 Preset = Literal["compact", "paper"]
+Stage = Literal["joint", "eft", "vldm", "regressor", "orbit", "refine", "depth", "elevation"]
 
 # The compact sizes on two CPU cores or one GPU.
 DEFAULTS = {
@@ -29,18 +30,46 @@ DEFAULTS = {
     "dimvis": TrainConfig(steps=20_000, batch_size=16, lr=1e-3, optimizer="muon"),
     "one2one": TrainConfig(steps=20_000, batch_size=16, lr=1e-3, optimizer="muon"),
     "sparsefusion": TrainConfig(steps=20_000, batch_size=4, lr=5e-4),
+    "hi3d": TrainConfig(steps=20_000, batch_size=4, lr=1e-3, optimizer="muon"),
 }
 TARGETS = tuple(DEFAULTS)
 _DENOISERS = ("dimvis", "one2one")
-_LATENT = (*_DENOISERS, "sparsefusion")
+_LATENT = (*_DENOISERS, "sparsefusion", "hi3d")
+# Target -> its stages, the first of which is meant when none is named.
+STAGES = {
+    "sparsefusion": ("joint", "eft", "vldm", "regressor"),
+    "hi3d": ("orbit", "refine", "depth", "elevation"),
+}
+# Stages that train a small network of their own, in one size.
+_SMALL_STAGES = {
+    "depth": TrainConfig(steps=6_000, batch_size=32, lr=2e-3),
+    "elevation": TrainConfig(steps=6_000, batch_size=64, lr=1e-3),
+}
+# Fields of a recipe that of hi3d's stages only some look at.
+_ONLY_FOR_STAGES = {
+    "preset": ("orbit", "refine"),
+    "vae": ("orbit", "refine"),
+    "image_encoder": ("orbit", "refine"),
+    "closed": ("orbit", "refine"),
+    "window": ("orbit", "refine"),
+    "crop_cells": ("refine",),
+    "sweep_depths": ("orbit",),
+    "blend": ("orbit",),
+    "log_sigma": ("orbit", "refine"),
+    "joint_drop": ("orbit", "refine"),
+    "drop": ("orbit", "refine"),
+    "depth_net": ("refine",),
+    "own": ("refine",),
+    "own_share": ("refine",),
+}
 # Fields of a recipe that only some targets look at. Elsewhere they are refused, not passed over.
 _ONLY_FOR = {
     "preset": _LATENT,
-    "shares": ("vae", "image_encoder", "sparsefusion"),
-    "validation": ("vae", "image_encoder", "dimvis", "sparsefusion"),
-    "initial": ("vae", "dimvis", "one2one", "sparsefusion"),
+    "shares": ("vae", "image_encoder", "sparsefusion", "hi3d"),
+    "validation": ("vae", "image_encoder", "dimvis", "sparsefusion", "hi3d"),
+    "initial": ("vae", *_LATENT),
     "vae": _LATENT,
-    "image_encoder": _DENOISERS,
+    "image_encoder": (*_DENOISERS, "hi3d"),
     "freeze_encoder": ("vae",),
     "crop": ("vae",),
     "negatives": ("vae",),
@@ -50,13 +79,23 @@ _ONLY_FOR = {
     "slot_time": ("dimvis",),
     "aligned": ("dimvis",),
     "rays": ("dimvis",),
-    "sweep_depths": ("dimvis",),
-    "blend": ("dimvis", "sparsefusion"),
+    "sweep_depths": ("dimvis", "hi3d"),
+    "blend": ("dimvis", "sparsefusion", "hi3d"),
     "time_exponent": _DENOISERS,
-    "stage": ("sparsefusion",),
+    "stage": tuple(STAGES),
     "context_views": ("sparsefusion",),
     "rays_at_once": ("sparsefusion",),
     "noise_levels": ("sparsefusion",),
+    "coarse": ("hi3d",),
+    "depth_net": ("hi3d",),
+    "own": ("hi3d",),
+    "own_share": ("hi3d",),
+    "closed": ("hi3d",),
+    "window": ("hi3d",),
+    "crop_cells": ("hi3d",),
+    "log_sigma": ("hi3d",),
+    "joint_drop": ("hi3d",),
+    "drop": ("hi3d",),
 }
 
 
@@ -87,10 +126,25 @@ class Recipe:
     sweep_depths: int = 0
     blend: bool = False
     time_exponent: float = 1.0
-    stage: Literal["joint", "eft", "vldm", "regressor"] = "joint"
+    stage: Stage | None = None
+    """The target's first one when None; see `STAGES`."""
     context_views: tuple[int, int] = (1, 6)
     rays_at_once: int = 64
     noise_levels: int = 4
+    coarse: tuple[Path, ...] = ()
+    """Coarse latents and depth of each data set (`hi3d.orbits.StoredCoarse`)."""
+    depth_net: Path | None = None
+    """The depth network to make them with, where they are not given."""
+    own: tuple[Path, ...] = ()
+    """With it: for each data set what a first stage made of its objects."""
+    own_share: float = 0.5
+    """How often an item is shown such a clip."""
+    closed: bool = False
+    window: int = 0
+    crop_cells: int = 0
+    log_sigma: tuple[float, float] | None = None
+    joint_drop: float = 0.0
+    drop: float = 0.1
     seed: int = 0
     size: int | None = None
     """Pixels a side to which views of scenes are packed; that of the preset when None."""
@@ -100,11 +154,30 @@ class Recipe:
     @property
     def resolution(self) -> int:
         """Pixels a side of the views of scenes."""
-        return self.size or (256 if self.preset == "paper" else 128)
+        side = 256 if self.preset == "paper" else 128
+        if self.target == "hi3d":
+            side = 512 if self.preset == "paper" else 128
+            side *= 2 if self.chosen_stage == "refine" else 1
+        return self.size or side
+
+    @property
+    def chosen_stage(self) -> Stage | None:
+        """The stage that is trained; None for targets without stages."""
+        first: Any = STAGES.get(self.target, (None,))[0]
+        return self.stage or first
 
 
-def default_config(target: str, preset: Preset) -> TrainConfig:
-    """The published numbers of dimvis or sparsefusion for `paper`, else ours."""
+def default_config(target: str, preset: Preset, stage: Stage | None = None) -> TrainConfig:
+    """The published numbers of dimvis, sparsefusion or a stage of hi3d for `paper`, else ours."""
+    if target == "hi3d" and stage in _SMALL_STAGES:
+        return _SMALL_STAGES[stage]
+    if target == "hi3d" and preset == "paper":
+        from manyview.methods.hi3d.spec import PAPER_TRAINING as by_stage
+
+        numbers = by_stage["refine" if stage == "refine" else "orbit"]
+        return TrainConfig(
+            steps=int(numbers["steps"]), batch_size=int(numbers["batch_size"]), lr=float(numbers["lr"])
+        )
     if target == "sparsefusion" and preset == "paper":
         from manyview.methods.sparsefusion.spec import PAPER_TRAINING as released
 
@@ -139,6 +212,7 @@ def check_recipe(recipe: Recipe) -> None:
         "--initial": recipe.initial,
         "--vae": recipe.vae,
         "--image-encoder": recipe.image_encoder,
+        "--depth-net": recipe.depth_net,
     }
     for field in fields(recipe):
         targets = _ONLY_FOR.get(field.name, TARGETS)
@@ -153,6 +227,18 @@ def check_recipe(recipe: Recipe) -> None:
     check_range("--time-exponent", recipe.time_exponent, 0.1, 10)
     check_range("--noise-levels", recipe.noise_levels, 1, 64)
     check_range("--rays-at-once", recipe.rays_at_once, 0, 8192**2)
+    if recipe.target in STAGES and recipe.chosen_stage not in STAGES[recipe.target]:
+        accepted = f"expected one of {', '.join(STAGES[recipe.target])} for {recipe.target}"
+        raise InputError("--stage", recipe.stage, accepted)
+    check_range("--window", recipe.window, 0, 1024)
+    check_range("--crop-cells", recipe.crop_cells, 0, 1024)
+    check_range("--own-share", recipe.own_share, 0, 1)
+    check_range("--joint-drop", recipe.joint_drop, 0, 0.99)
+    check_range("--drop", recipe.drop, 0, 0.99)
+    _check_stage(recipe)
+    for flag, folders in (("--coarse", recipe.coarse), ("--own", recipe.own)):
+        for folder in folders:
+            check_readable(flag, folder)
     if recipe.stage == "vldm" and (recipe.initial is None or not (recipe.initial / "eft").is_dir()):
         found = recipe.initial or "not given"
         raise InputError("--initial", str(found), "expected the export of a run that trained the EFT")
@@ -172,6 +258,31 @@ def check_recipe(recipe: Recipe) -> None:
         raise InputError("--shares", recipe.shares, accepted)
 
 
+def _check_stage(recipe: Recipe) -> None:
+    """Options that a stage of hi3d needs or has no use for."""
+    stage = recipe.chosen_stage
+    if recipe.target == "hi3d" and stage is not None:
+        for field in fields(recipe):
+            stages = _ONLY_FOR_STAGES.get(field.name)
+            value = getattr(recipe, field.name)
+            if stages is not None and stage not in stages and value != field.default:
+                flag = "--" + field.name.replace("_", "-")
+                raise InputError(flag, value, f"is for the stages {' and '.join(stages)}, not for {stage}")
+    if recipe.coarse and (stage != "refine" or recipe.depth_net is not None):
+        other = "--depth-net" if stage == "refine" else "other stages than the stage refine"
+        raise InputError("--coarse", "given", f"does not go with {other}")
+    if stage == "refine" and not recipe.coarse and recipe.depth_net is None:
+        line = "the stage refine needs one folder for each data set, or --depth-net to make them with"
+        raise InputError("--coarse", "not given", line)
+    count = len(recipe.data)
+    all_sets = count + int(recipe.validation is not None)
+    if recipe.coarse and len(recipe.coarse) != all_sets:
+        line = f"expected {all_sets}, one for each data set, the validation's last"
+        raise InputError("--coarse", len(recipe.coarse), line)
+    if recipe.own and (recipe.depth_net is None or len(recipe.own) not in (count, all_sets)):
+        raise InputError("--own", len(recipe.own), "expected one for each data set, and --depth-net with it")
+
+
 def make_task(recipe: Recipe, device: torch.device, progress: Progress = silent) -> Task:
     """The task of a checked recipe. For latent methods the views are encoded first, or found encoded."""
     sources = [_open(recipe, folder, "--data", progress) for folder in recipe.data]
@@ -180,6 +291,8 @@ def make_task(recipe: Recipe, device: torch.device, progress: Progress = silent)
         validation = _open(recipe, recipe.validation, "--validation", progress)
     if recipe.target == "sparsefusion":
         return _sparsefusion_task(recipe, sources, validation, device, progress)
+    if recipe.target == "hi3d":
+        return _hi3d_task(recipe, sources, validation, device, progress)
     if recipe.target not in _DENOISERS:
         folders = [_packed_folder(source) for source in sources]
         held_out_folder = None if validation is None else _packed_folder(validation)
@@ -256,7 +369,7 @@ def _sparsefusion_task(
 
     sets = [open_posed(source) for source in sources]
     held_out = None if validation is None else open_posed(validation, "--validation")
-    if recipe.stage in ("joint", "vldm"):
+    if recipe.chosen_stage in ("joint", "vldm"):
         from manyview.training.encoding import encode_latents
 
         vae = _codec(recipe)
@@ -271,7 +384,7 @@ def _sparsefusion_task(
             held_out = encoded(held_out, validation)
     return SparseFusionTask(
         sets,
-        stage=recipe.stage,
+        stage=cast(Any, recipe.chosen_stage),
         preset=recipe.preset,
         context_views=recipe.context_views,
         rays_at_once=recipe.rays_at_once,
@@ -284,6 +397,116 @@ def _sparsefusion_task(
         initial=recipe.initial,
         data_name=",".join(str(folder) for folder in recipe.data),
     )
+
+
+def _hi3d_task(
+    recipe: Recipe,
+    sources: list[PackedViews | SceneArrays],
+    validation: PackedViews | SceneArrays | None,
+    device: torch.device,
+    progress: Progress,
+) -> Task:
+    import torch
+
+    from manyview.data.rigs import read_rigs
+    from manyview.methods.hi3d.orbits import Orbits, StoredCoarse, orbit_elevations
+    from manyview.methods.hi3d.train import Hi3dOptions, Hi3dTask
+
+    if recipe.chosen_stage in _SMALL_STAGES:
+        return _small_hi3d_task(recipe, sources, validation)
+    stage = "refine" if recipe.chosen_stage == "refine" else "orbit"
+    groups = [(sources, "--data"), *([] if validation is None else [([validation], "--validation")])]
+    # Cameras first: they are read at once, and refused before anything is encoded.
+    elevations = [
+        torch.cat([orbit_elevations(read_rigs(one, flag), len(one), flag) for one in group])
+        for group, flag in groups
+    ]
+    encoded = _encode(recipe, [group for group, _ in groups], device, progress)
+    everything = [source for group, _ in groups for source in group]
+    folders = list(recipe.coarse)
+    if stage == "refine" and not folders:
+        folders = _make_coarse(recipe, everything, device, progress)
+    orbits = []
+    for (group, _), (latents, embeddings), elevation in zip(groups, encoded, elevations, strict=True):
+        counts, coarse = [len(one) for one in group], None
+        if stage == "refine":
+            own, folders = folders[: len(group)], folders[len(group) :]
+            sizes = (latents.shape[1], latents.shape[2])
+            coarse = StoredCoarse(own, counts, *sizes, recipe.seed, recipe.own_share)
+        parts: Any = {"latents": latents, "embeddings": embeddings, "elevation_deg": elevation}
+        orbits.append(Orbits(**parts, coarse=coarse, counts=tuple(counts)))
+    published = Hi3dOptions()
+    options = Hi3dOptions(
+        log_sigma=recipe.log_sigma or published.log_sigma,
+        joint_drop=recipe.joint_drop,
+        drop=recipe.drop,
+        window=recipe.window,
+        crop=recipe.crop_cells,
+        closed=recipe.closed,
+        sweep_depths=recipe.sweep_depths,
+        blend=recipe.blend,
+    )
+    return Hi3dTask(
+        orbits[0],
+        stage=stage,
+        preset=recipe.preset,
+        options=options,
+        validation=orbits[1] if len(orbits) > 1 else None,
+        seed=recipe.seed,
+        initial=recipe.initial,
+        data_name=",".join(str(folder) for folder in recipe.data),
+        shares=recipe.shares,
+    )
+
+
+def _small_hi3d_task(
+    recipe: Recipe, sources: list[PackedViews | SceneArrays], validation: PackedViews | SceneArrays | None
+) -> Task:
+    data_name = ",".join(str(folder) for folder in recipe.data)
+    if recipe.chosen_stage == "elevation":
+        from manyview.methods.hi3d.train_elevation import ElevationTask
+
+        return ElevationTask(
+            sources,
+            recipe.shares,
+            validation,
+            seed=recipe.seed,
+            initial=recipe.initial,
+            data_name=data_name,
+        )
+    from manyview.methods.hi3d.train_depth import DepthTask
+
+    return DepthTask(
+        [_packed_folder(source) for source in sources],
+        recipe.shares,
+        None if validation is None else _packed_folder(validation),
+        size=recipe.resolution,
+        seed=recipe.seed,
+        initial=recipe.initial,
+        data_name=data_name,
+    )
+
+
+def _make_coarse(
+    recipe: Recipe, sources: list[PackedViews | SceneArrays], device: torch.device, progress: Progress
+) -> list[Path]:
+    """For each data set the folder with its coarse clips, made where they are not there yet."""
+    from manyview.data.packed import PackedViews
+    from manyview.methods.hi3d.depth import load_depth
+    from manyview.methods.hi3d.refine_data import CoarseOptions, encode_coarse
+
+    assert recipe.depth_net is not None, "checked with the recipe"
+    network, vae = load_depth(recipe.depth_net, argument="--depth-net"), _codec(recipe)
+    folders = []
+    # Own clips of the validation set may be missing.
+    for number, source in enumerate(sources):
+        own = [PackedViews(folder, "--own") for folder in recipe.own[number : number + 1]]
+        options = CoarseOptions(seed=recipe.seed)
+        root = _latent_cache(recipe, source)
+        folders.append(
+            encode_coarse(source, root, vae, network, options, own=own, device=device, progress=progress)
+        )
+    return folders
 
 
 def _latent_cache(recipe: Recipe, source: PackedViews | SceneArrays) -> Path:

@@ -18,12 +18,11 @@ from manyview.cli.flags import (
     check_range,
     check_readable,
     parse_bytes,
-    torch_device,
 )
+from manyview.cli.products import TURNTABLE_FPS, open_stages, splat_device
 from manyview.cli.rig import choose_split
 from manyview.cli.shell import Answer
 from manyview.errors import InputError
-from manyview.io.atomic import write_text_atomic
 from manyview.lift.field.options import FieldOptions
 from manyview.lift.mesh.options import MeshOptions
 from manyview.lift.sdf.options import SdfOptions
@@ -31,7 +30,6 @@ from manyview.lift.splats.options import SplatOptions
 from manyview.progress import Progress
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from manyview.lift.reconstruction import Reconstruction
@@ -40,7 +38,6 @@ SUMMARY = "Lift posed views to 3D: splats, a neural field, or a textured mesh; t
 
 Also = Literal["splat", "spz", "obj", "ply"]
 _ALSO = {"splats": ("splat", "spz"), "field": (), "mesh": ("obj", "ply")}
-TURNTABLE_FPS = 16.0
 _Seeded = TypeVar("_Seeded", SplatOptions, FieldOptions, SdfOptions)
 # Measured: peaks of runs at several sizes and numbers of views, see docs/lift.md.
 _BASE_BYTES = {"splats": 700_000_000, "field": 1_700_000_000, "mesh": 2_000_000_000}
@@ -140,8 +137,8 @@ def run(options: Options, progress: Progress) -> Answer:
         truth=options.truth,
         max_side=max_side,
     )
-    stages = _open_stages(options, lift_task.fingerprint(task, chosen))
-    device = _splat_device(options)
+    stages = open_stages(options.out, lift_task.fingerprint(task, chosen), resume=options.resume)
+    device = splat_device(options.device)
     views = replace(task.views, observed=task.fitted)
     made = reconstruct(views, chosen, progress, weights=task.weights, stages=Stages(stages), device=device)
     scene, drawn = lift_task.finish_views(task, made, progress)
@@ -208,27 +205,6 @@ def _write_more(folder: Path, options: Options, made: Reconstruction, frames: Te
             write_mesh(folder / f"mesh.{suffix}", made.mesh)
     if frames is not None:
         write_mp4(frames, folder / "turntable.mp4", TURNTABLE_FPS)
-
-
-def _open_stages(options: Options, key: str) -> Path:
-    """The folder beside the result where finished steps are kept, of this run or of one to go on with."""
-    folder = options.out.absolute().parent / f".{options.out.name}.stages"
-    kept = folder / "key"
-    if options.resume and kept.is_file() and kept.read_text(encoding="utf-8") != key:
-        accepted = "the stopped run had other options or input; start anew without --resume"
-        raise InputError("--resume", str(folder), accepted)
-    if not options.resume or not kept.is_file():
-        shutil.rmtree(folder, ignore_errors=True)
-        write_text_atomic(kept, key)
-    return folder
-
-
-def _splat_device(options: Options) -> torch.device:
-    """Where splats are fitted: without gsplat the CPU's compiled renderer is the faster one."""
-    from manyview.lift.splats.cuda import has_gsplat
-
-    device = torch_device(options.device)
-    return torch_device("cpu") if options.device == "auto" and not has_gsplat() else device
 
 
 def _seeded(options: _Seeded, seed: int) -> _Seeded:

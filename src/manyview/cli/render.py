@@ -33,6 +33,8 @@ class Options:
     random ones from 10 degrees below to 40 above."""
     num_views: int = 16
     """Cameras of the protocol random."""
+    elevation: float = 30.0
+    """Degrees above the horizon of the cameras of orbit16."""
     size: int = 256
     """Rows and columns of each view."""
     engine: Literal["fast", "cycles"] = "fast"
@@ -43,6 +45,8 @@ class Options:
     """The meshes' up axis, where it is not their file format's."""
     packed: bool = False
     """Write views over white alone, many objects in a file, for training at memory speed."""
+    depths: bool = False
+    """Packed: keep the views' depths too, a byte a pixel; scenes always have them."""
     turns: int = 0
     """Packed meshes: render each in so many random placements instead of as it is."""
     workers: int = 1
@@ -53,6 +57,7 @@ class Options:
 def run(options: Options, progress: Progress) -> Answer:
     """Render every object; what an interrupted run finished is kept."""
     check_range("--size", options.size, 8, 8192)
+    check_range("--elevation", options.elevation, -90, 90)
     seeds = procedural_seeds(options.meshes)
     if seeds is not None and options.engine != "fast":
         raise InputError("--engine", options.engine, "procedural objects are drawn by fast alone")
@@ -64,6 +69,8 @@ def run(options: Options, progress: Progress) -> Answer:
         raise InputError("--turns", options.turns, "is for --packed; scenes show meshes as they are")
     if options.workers != 1:
         raise InputError("--workers", options.workers, "is for --packed; scenes are written one by one")
+    if options.depths:
+        raise InputError("--depths", options.depths, "is for --packed; scenes have depths anyway")
 
     from manyview.data.render.jobs import render_dataset, render_procedural
 
@@ -73,6 +80,7 @@ def run(options: Options, progress: Progress) -> Answer:
         "samples": options.samples,
         "seed": options.output.seed,
         "num_views": options.num_views,
+        "elevation_deg": options.elevation,
         "progress": progress,
         "force": options.output.force,
     }
@@ -121,10 +129,11 @@ def _pack(options: Options, seeds: range | None, progress: Progress) -> Answer:
     from manyview.data.render.jobs import find_meshes, samples_side
     from manyview.data.render.protocols import protocol_cameras
 
-    cameras = protocol_cameras(options.protocol, options.size)
+    cameras = protocol_cameras(options.protocol, options.size, elevation_deg=options.elevation)
     shared: dict[str, Any] = {
         "workers": options.workers,
         "supersample": samples_side(options.samples),
+        "depths": options.depths,
         "force": options.output.force,
     }
     failed: tuple[str, ...] = ()

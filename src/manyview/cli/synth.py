@@ -23,6 +23,9 @@ from manyview.cli.flags import (
     torch_device,
     torch_dtype,
 )
+from manyview.cli.orbit_flags import OrbitFlags, check_orbit_flags
+from manyview.cli.photo import run_photo
+from manyview.cli.products import ProductFlags, given_flags
 from manyview.cli.progress import silence_loading
 from manyview.cli.rig import choose_given, parse_slots, parse_targets, read_given
 from manyview.cli.shell import Answer
@@ -42,19 +45,21 @@ SUMMARY = "Make the missing views of an object from the given ones; the result i
 class Options:
     """Flags of `manyview synth`."""
 
-    input: tyro.conf.Positional[Path]
+    input: tyro.conf.Positional[Path | None] = None
     """An image, a folder of images, or a scene; for sparsefusion any posed capture (transforms.json, COLMAP,
-    a CO3D sequence). Transparency counts as background."""
+    a CO3D sequence). Transparency counts as background. None with --prompt."""
     out: Path
     """Folder of the result."""
     method: str = "dimvis"
     """dimvis: the missing views of a rig, all at once. one2one: views at --targets, one by one. sparsefusion:
-    views at any cameras, and a field, from 1 to 8 posed views."""
+    views at any cameras, and a field, from 1 to 8 posed views. hi3d: from one photo an orbit at twice the
+    resolution, splats and a textured mesh."""
     weights: str = "compact"
     """compact (in the package), a folder, or a hub id."""
     slots: str | None = None
     """Which places of the rig the images take, in their order, such as 0,2; without it by their cameras,
-    else the first places. Of a scene that holds the whole rig: which of its views count as given."""
+    else the first places. Of a scene that holds the whole rig: which of its views count as given. hi3d: which
+    of a scene's views is the input."""
     split: int | None = None
     """Which train_test_split file of the scene says what is given, if it has several."""
     targets: str | None = None
@@ -63,13 +68,16 @@ class Options:
     steps: int | None = None
     """Denoising steps; when not given, the choice that goes with the weights, else 50."""
     guidance: float | None = None
-    """Guidance strength; when not given, the choice that goes with the weights."""
+    """Guidance strength (hi3d: the highest of a frame); when not given, the choice that goes with the
+    weights."""
     solver: Literal["ddim", "dpm", "unipc", "plms"] | None = None
     """ddim is the papers', dpm and unipc need fewer steps; sparsefusion takes ddim or plms. When not given,
     the choice that goes with the weights, else ddim."""
     samples: int = 1
     """How many results to draw; with two or more, all and their spread are written as well."""
+    products: Annotated[ProductFlags, tyro.conf.arg(name="")] = field(default_factory=ProductFlags)
     capture: Annotated[CaptureFlags, tyro.conf.arg(name="")] = field(default_factory=CaptureFlags)
+    orbit: Annotated[OrbitFlags, tyro.conf.arg(name="")] = field(default_factory=OrbitFlags)
     distill: DistillOptions = field(default_factory=DistillOptions)
     """sparsefusion --mode field: how the field is distilled."""
     compute: Annotated[ComputeFlags, tyro.conf.arg(name="")] = field(default_factory=ComputeFlags)
@@ -79,25 +87,33 @@ class Options:
 def run(options: Options, progress: Progress) -> Answer:
     """Check everything that can be checked, load the weights, draw, and write the result."""
     slots = parse_slots(options.slots)
-    check_readable("INPUT", options.input)
+    if options.input is not None:
+        check_readable("INPUT", options.input)
+    elif options.orbit.prompt is None:
+        raise InputError("INPUT", "not given", "expected an image, a folder or a scene (or --prompt)")
     check_output(options.out, allowed=options.output.force)
     check_range("--steps", options.steps, 1, 1000)
     check_range("--guidance", options.guidance, 0, 100)
     check_range("--samples", options.samples, 1, 1000)
     if options.method not in METHODS:
         raise InputError("--method", options.method, f"expected one of {', '.join(METHODS)}")
-    takes_capture = options.method == "sparsefusion"
+    _check_kind(options)
     by_camera = importlib.import_module(f"manyview.methods.{options.method}.spec").NEEDS_CAMERAS
-    if takes_capture:
+    if options.method == "sparsefusion":
         check_flags(options)
+    elif options.method == "hi3d":
+        check_orbit_flags(options)
     else:
-        _check_kind(options, by_camera)
+        _check_rig(options, by_camera)
     bundle = open_bundle(options.weights, options.method)
     check_memory(
         parameter_bytes(bundle.components.values(), options.compute.dtype), options.compute.max_memory
     )
-    if takes_capture:
-        return run_capture(options, bundle, _resolution(bundle), progress)
+    if options.method == "hi3d":
+        return run_photo(options, bundle, _resolution(bundle), slots, progress)
+    assert options.input is not None, "only hi3d takes words"
+    if options.method == "sparsefusion":
+        return run_capture(options, bundle, options.input, _resolution(bundle), progress)
     views = read_given(options.input, _resolution(bundle), options.split)
     targets = None
     if by_camera:
@@ -139,11 +155,23 @@ def run(options: Options, progress: Progress) -> Answer:
     )
 
 
-def _check_kind(options: Options, by_camera: bool) -> None:
-    """Raise `InputError` for flags of another kind of method: a rig's slots, target cameras, a capture."""
-    foreign = [*options.capture.unused(), *(["--distill"] if options.distill != DistillOptions() else [])]
-    if foreign:
-        raise InputError(foreign[0], "given", f"{options.method} has no such choice; sparsefusion does")
+def _check_kind(options: Options) -> None:
+    """Raise `InputError` for flags that are another method's."""
+    lifts = {"sparsefusion", "hi3d"}
+    groups = [
+        (given_flags(options.products), lifts),
+        (given_flags(options.capture), {"sparsefusion"}),
+        (["--distill"] if options.distill != DistillOptions() else [], {"sparsefusion"}),
+        (given_flags(options.orbit), {"hi3d"}),
+    ]
+    for flags, owners in groups:
+        if flags and options.method not in owners:
+            accepted = f"{options.method} has no such choice; {' and '.join(sorted(owners))}"
+            raise InputError(flags[0], "given", accepted + (" do" if len(owners) > 1 else " does"))
+
+
+def _check_rig(options: Options, by_camera: bool) -> None:
+    """Raise `InputError` for flags of another kind of method: a rig's slots, target cameras."""
     if not by_camera and options.targets is not None:
         accepted = f"{options.method} takes none, its rig decides; a method such as one2one does"
         raise InputError("--targets", options.targets, accepted)

@@ -11,7 +11,7 @@ import tyro
 
 from manyview.cli.flags import check_memory, check_output, torch_device
 from manyview.cli.progress import silence_loading
-from manyview.cli.recipes import Recipe, check_recipe, default_config, make_task
+from manyview.cli.recipes import Recipe, Stage, check_recipe, default_config, make_task
 from manyview.cli.rig import parse_grid
 from manyview.cli.shell import Answer
 from manyview.progress import Progress
@@ -28,7 +28,7 @@ class Options:
     """Flags of `manyview train`."""
 
     target: tyro.conf.Positional[str]
-    """vae, image_encoder (shared by methods), dimvis, one2one or sparsefusion."""
+    """vae, image_encoder (shared by methods), dimvis, one2one, sparsefusion or hi3d."""
     data: tuple[Path, ...] = ()
     """Data sets: folders of scenes as `manyview render` writes them, or packed ones."""
     out: Path
@@ -51,7 +51,8 @@ class Options:
     """Where what is made of the data once is kept: packed scenes, latents, embeddings. Without it, in hidden
     folders beside the data."""
     size: int | None = None
-    """Pixels a side to which views of scenes are resized; 128, for the preset paper 256, when not given."""
+    """Pixels a side to which views of scenes are resized; 128, for the preset paper 256, when not given
+    (hi3d: 128 or 512, twice that for the stage refine)."""
     freeze_encoder: bool = False
     """vae: train only the decoder, so that latents made before stay valid."""
     crop: int = 64
@@ -71,15 +72,18 @@ class Options:
     rays: bool = False
     """dimvis: show every cell its camera ray."""
     sweep_depths: int = 0
-    """dimvis: show every cell what the other slots hold along its ray at so many depths; 0 for none."""
+    """dimvis: show every cell what the other slots hold along its ray at so many depths, 0 for none; hi3d:
+    the same with what the input holds."""
     blend: bool = False
     """dimvis: choose for every cell among what the observed slots hold, and learn the rest as a residual;
-    sparsefusion: the same with what the EFT's attention finds in the given views."""
+    sparsefusion: the same with what the EFT's attention finds in the given views; hi3d: with what the input
+    holds."""
     time_exponent: float = 1.0
     """dimvis, one2one: below 1 trains more on noisy times (1000 u^exponent for uniform u)."""
-    stage: Literal["joint", "eft", "vldm", "regressor"] = "joint"
-    """sparsefusion: both networks from one loss, the EFT alone, the denoiser on the EFT in --initial, or the
-    regressor that is the baseline."""
+    stage: Stage | None = None
+    """sparsefusion: both networks from one loss (joint, without the flag), the EFT alone, the denoiser on the
+    EFT in --initial, or the regressor that is the baseline. hi3d: the network of the orbit (without the
+    flag), the one that refines it, or the small ones that tell depth and elevation."""
     context_views: tuple[int, int] = (1, 6)
     """sparsefusion: fewest and most views that another one is told from."""
     rays_at_once: int = 64
@@ -87,6 +91,28 @@ class Options:
     its side; 0 for mean colours of latent cells."""
     noise_levels: int = 4
     """sparsefusion: levels of noise at which an item's latent is denoised."""
+    coarse: tuple[Path, ...] = ()
+    """hi3d --stage refine: for each data set the folder of its coarse latents and depth, the validation's
+    last."""
+    depth_net: Path | None = None
+    """hi3d --stage refine: make them with this depth network, and keep them in --cache."""
+    own: tuple[Path, ...] = ()
+    """With --depth-net: for each data set the clips that a first stage made of its objects; for the
+    validation's one more, or none."""
+    own_share: float = 0.5
+    """hi3d --stage refine: how often an item is shown such a clip where there is one, not a degraded one."""
+    closed: bool = False
+    """hi3d: tell the network that the last view of an orbit stands beside the first."""
+    window: int = 0
+    """hi3d: views of a training clip, consecutive ones of the orbit; 0 for all."""
+    crop_cells: int = 0
+    """hi3d --stage refine: latent cells along a side of the square cut out of a training clip; 0 for all."""
+    log_sigma: tuple[float, float] | None = None
+    """hi3d: mean and deviation of the log of the noise it trains at; the paper's 1.0 1.6 when not given."""
+    joint_drop: float = 0.0
+    """hi3d: how often all conditions are left out together."""
+    drop: float = 0.1
+    """hi3d: how often each condition is left out on its own, beside that."""
     steps: int | None = None
     """Optimiser steps of the whole run; the preset's number when not given, like all below."""
     batch_size: int | None = None
@@ -143,7 +169,7 @@ _OVERRIDES = (
 def train_config(options: Options) -> TrainConfig:
     """The preset's options with those the user gave in their place. Raises `InputError` for bad values."""
     given = {name: getattr(options, name) for name in _OVERRIDES if getattr(options, name) is not None}
-    default = default_config(options.target, options.preset)
+    default = default_config(options.target, options.preset, options.stage)
     if "steps" in given and "warmup_steps" not in given:
         # A short run of a long preset would else be all warm-up.
         given["warmup_steps"] = min(default.warmup_steps, given["steps"] // 10)
@@ -179,6 +205,16 @@ def run(options: Options, progress: Progress) -> Answer:
         context_views=options.context_views,
         rays_at_once=options.rays_at_once,
         noise_levels=options.noise_levels,
+        coarse=options.coarse,
+        depth_net=options.depth_net,
+        own=options.own,
+        own_share=options.own_share,
+        closed=options.closed,
+        window=options.window,
+        crop_cells=options.crop_cells,
+        log_sigma=options.log_sigma,
+        joint_drop=options.joint_drop,
+        drop=options.drop,
         seed=options.seed,
     )
     check_recipe(recipe)

@@ -1,7 +1,8 @@
 """Packed data sets: many rendered objects as a few uint8 arrays, for training at memory speed.
 
 A folder holds `packed.json` (what the views are) and shards `views_<first>.npy`, each
-[N, V, H, W, 3] uint8 sRGB composited over white. Shards appear atomically, so a killed run resumes.
+[N, V, H, W, 3] uint8 sRGB composited over white. Shards appear atomically, so a killed run resumes. Where
+depths were asked for, `depths_<first>.npy` [N, V, H, W] uint8 stands beside each (see `depth_codes`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from manyview.data.depth_codes import DepthCodes
 from manyview.data.procedural import make_object, render_object
 from manyview.data.render.fast import FastOptions, render_fast
 from manyview.data.render.meshes import RenderMesh, UpAxis, load_mesh
@@ -60,15 +62,28 @@ class PackedViews(ObjectViews):
         self._item_shape = shapes[0][1:]
         self._starts = np.cumsum([0] + [shape[0] for shape in shapes])
         self._shard = functools.lru_cache(_OPEN_SHARDS)(self._open)
+        self._depth_shard = functools.lru_cache(_OPEN_SHARDS)(self._open_depths)
+        self._argument = argument
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
     def __getitem__(self, index: int) -> NDArray[np.uint8]:
-        if not 0 <= index < len(self):
-            raise IndexError(f"object {index} of {len(self)}")
-        shard = int(np.searchsorted(self._starts, index, side="right")) - 1
-        return self._shard(shard)[index - self._starts[shard]]
+        shard, place = self._place(index)
+        return self._shard(shard)[place]
+
+    @property
+    def depth_codes(self) -> DepthCodes:
+        """What the bytes of `depths` stand for. Raises `InputError` for a set rendered without depths."""
+        limits = self._depth_limits()
+        return DepthCodes(near=float(limits["near"]), far=float(limits["far"]))
+
+    def depths(self, index: int) -> NDArray[np.uint8]:
+        """[V, H, W] codes of an object's depths, memory-mapped. Raises `InputError` as `depth_codes`, which
+        says what they stand for."""
+        self._depth_limits()
+        shard, place = self._place(index)
+        return self._depth_shard(shard)[place]
 
     @property
     def num_views(self) -> int:
@@ -87,8 +102,25 @@ class PackedViews(ObjectViews):
             digest.update(self._shard(number).data)
         return digest.hexdigest()
 
+    def _depth_limits(self) -> dict[str, float]:
+        limits = self.description.get("depths")
+        if limits is None:
+            accepted = "holds no depths; render it with them (manyview render --packed --depths)"
+            raise InputError(self._argument, str(self.folder), accepted)
+        return limits
+
+    def _place(self, index: int) -> tuple[int, int]:
+        """The shard of an object, and its number there."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"object {index} of {len(self)}")
+        shard = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return shard, index - int(self._starts[shard])
+
     def _open(self, number: int) -> NDArray[np.uint8]:
         return np.load(self._paths[number], mmap_mode="r")
+
+    def _open_depths(self, number: int) -> NDArray[np.uint8]:
+        return np.load(_depth_path(self._paths[number]), mmap_mode="r")
 
 
 def _shard_shape(path: Path) -> tuple[int, ...]:
@@ -96,9 +128,20 @@ def _shard_shape(path: Path) -> tuple[int, ...]:
     return np.load(path, mmap_mode="r").shape
 
 
-def write_shard(folder: Path, first: int, images: NDArray[np.uint8], argument: str = "--out") -> None:
+def write_shard(
+    folder: Path,
+    first: int,
+    images: NDArray[np.uint8],
+    argument: str = "--out",
+    depths: NDArray[np.uint8] | None = None,
+) -> None:
     """Put one shard in place atomically. Raises `InputError` naming `argument` where it cannot be written."""
-    with writing_file(_shard_path(folder, first), argument=argument) as temporary:
+    path = _shard_path(folder, first)
+    if depths is not None:
+        # Before the views, for a shard counts as finished once its views are there.
+        with writing_file(_depth_path(path), argument=argument) as temporary:
+            np.save(temporary, depths)
+    with writing_file(path, argument=argument) as temporary:
         np.save(temporary, images)
 
 
@@ -112,6 +155,10 @@ def _shard_path(folder: Path, first: int) -> Path:
     return folder / f"views_{first:08d}.npy"
 
 
+def _depth_path(shard: Path) -> Path:
+    return shard.with_name(shard.name.replace("views_", "depths_", 1))
+
+
 def describe(folder: Path, description: dict, force: bool = False, argument: str = "--out") -> None:
     """Create the folder, or check that it was begun with the same options.
 
@@ -122,7 +169,7 @@ def describe(folder: Path, description: dict, force: bool = False, argument: str
     text = json.dumps(description, indent=1, sort_keys=True)
     if path.is_file():
         if force:
-            for shard in folder.glob("views_*.npy"):
+            for shard in [*folder.glob("views_*.npy"), *folder.glob("depths_*.npy")]:
                 shard.unlink()
         elif path.read_text() != text:
             raise InputError(
@@ -147,25 +194,27 @@ def pack_procedural(
     progress: Callable[[int], None] | None = None,
     *,
     supersample: int = 2,
+    depths: bool = False,
     force: bool = False,
 ) -> None:
     """Render the objects of consecutive seeds into a packed data set; finished shards are kept.
 
-    `supersample`: samples along a side of a pixel. `progress` is called with the number of objects each
-    finished shard adds. `force` deletes what an earlier run left. Raises `InputError` as `describe`.
+    `supersample`: samples along a side of a pixel. `depths`: keep the views' depths too. `progress` is called
+    with the number of objects each finished shard adds. `force` deletes what an earlier run left. Raises
+    `InputError` as `describe`.
     """
     description = {
         "source": "procedural",
         "first_seed": first_seed,
         "shard_objects": SHARD_OBJECTS,
         "supersample": supersample,
-        **_rig_description(cameras),
+        **_rig_description(cameras, depths),
     }
     describe(folder, description, force)
     end = first_seed + num_objects
     counts = {seed: min(SHARD_OBJECTS, end - seed) for seed in range(first_seed, end, SHARD_OBJECTS)}
     jobs = [
-        _SeedJob(folder, seed, count, cameras, device, supersample)
+        _SeedJob(folder, seed, count, cameras, device, supersample, depths)
         for seed, count in counts.items()
         if not has_shard(folder, seed, count)
     ]
@@ -184,6 +233,7 @@ def pack_meshes(
     supersample: int = 2,
     up: UpAxis | None = None,
     keep_going: bool = False,
+    depths: bool = False,
     force: bool = False,
 ) -> tuple[str, ...]:
     """Render mesh files with the fast engine into a packed data set, one shard a mesh.
@@ -200,20 +250,22 @@ def pack_meshes(
         "seed": seed,
         "up": up or "by file format",
         "supersample": supersample,
-        **_rig_description(cameras),
+        **_rig_description(cameras, depths),
     }
     describe(folder, description, force)
     jobs = [
-        _MeshJob(folder, number, path, cameras, turns, seed, supersample, up, keep_going)
+        _MeshJob(folder, number, path, cameras, turns, seed, supersample, up, keep_going, depths)
         for number, path in enumerate(meshes)
         if not has_shard(folder, number, max(turns, 1))
     ]
     return _run(jobs, workers, progress)
 
 
-def _rig_description(cameras: Cameras) -> dict:
+def _rig_description(cameras: Cameras, depths: bool) -> dict:
     height, width = (int(value) for value in cameras.sizes[0])
+    codes = DepthCodes.around_objects(cameras)
     return {
+        **({"depths": {"near": codes.near, "far": codes.far}} if depths else {}),
         "world_from_cam": cameras.world_from_cam.tolist(),
         "K": cameras.K.tolist(),
         "size": [height, width],
@@ -223,6 +275,25 @@ def _rig_description(cameras: Cameras) -> dict:
 def _pixels(views: Views) -> NDArray[np.uint8]:
     """[V, H, W, 3] over white."""
     return (views.over(1.0) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+
+
+class _Shard:
+    """Rendered objects as the bytes that are kept of them."""
+
+    def __init__(self, depths: bool) -> None:
+        self._images: list[NDArray[np.uint8]] = []
+        self._depths: list[NDArray[np.uint8]] | None = [] if depths else None
+
+    def add(self, views: Views) -> None:
+        self._images.append(_pixels(views))
+        if self._depths is not None:
+            assert views.cameras is not None, "renderers give cameras"
+            assert views.depths is not None, "renderers give depths"
+            self._depths.append(DepthCodes.around_objects(views.cameras).encode(views.depths[:, 0]))
+
+    def write(self, folder: Path, first: int) -> None:
+        depths = None if self._depths is None else np.stack(self._depths)
+        write_shard(folder, first, np.stack(self._images), depths=depths)
 
 
 @dataclass(frozen=True)
@@ -243,15 +314,15 @@ class _SeedJob:
     cameras: Cameras
     device: str
     supersample: int
+    depths: bool
 
     def __call__(self) -> _Done:
         """Write the shard."""
         cameras = self.cameras.to(self.device)
-        images = [
-            _pixels(render_object(make_object(seed).to(self.device), cameras, self.supersample))
-            for seed in range(self.first, self.first + self.count)
-        ]
-        write_shard(self.folder, self.first, np.stack(images))
+        shard = _Shard(self.depths)
+        for seed in range(self.first, self.first + self.count):
+            shard.add(render_object(make_object(seed).to(self.device), cameras, self.supersample))
+        shard.write(self.folder, self.first)
         return _Done(self.count)
 
 
@@ -268,6 +339,7 @@ class _MeshJob:
     supersample: int
     up: UpAxis | None
     keep_going: bool
+    depths: bool
 
     def __call__(self) -> _Done:
         """Write the shard, or tell why not."""
@@ -280,11 +352,11 @@ class _MeshJob:
             return _Done(count, " ".join(str(error).split()))
         rng = np.random.default_rng([self.seed, self.number])
         options = FastOptions(samples=self.supersample)
-        images = []
+        shard = _Shard(self.depths)
         for turn in range(count):
             placed = mesh if self.turns == 0 else _turned(mesh, rng, upright=turn % 3 != 2)
-            images.append(_pixels(render_fast(placed, self.cameras, options)))
-        write_shard(self.folder, self.number, np.stack(images))
+            shard.add(render_fast(placed, self.cameras, options))
+        shard.write(self.folder, self.number)
         return _Done(count)
 
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from manyview.errors import InputError
 from manyview.io.co3d import read_co3d
 from manyview.io.colmap import find_sparse, read_colmap
+from manyview.io.cutout import read_mask
 from manyview.io.frames import FrameTable
 from manyview.io.images import read_image
 from manyview.io.transforms import read_split, read_transforms, split_path
@@ -109,13 +110,7 @@ def read_frame(capture: Capture, index: int, *, argument: str = "INPUT") -> tupl
         raise InputError(argument, str(file), line)
     name = table.mask_files[index] if table.mask_files else None
     if name is not None:
-        colors, alpha = read_image(capture.folder / name, argument=argument)
-        if colors.shape[-2:] != image.shape[-2:]:
-            line = f"expected {width} x {height} pixels as its image"
-            raise InputError(argument, str(capture.folder / name), line)
-        # A mask is drawn in grey, or in transparency alone.
-        plain = float(colors.amax()) == float(colors.amin())
-        mask = alpha if alpha is not None and plain else colors.mean(dim=0, keepdim=True)
+        mask = read_mask(capture.folder / name, height, width, argument=argument)
     if mask is not None and float(mask.amin()) > 0.99:
         mask = None
     return image, mask

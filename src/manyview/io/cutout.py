@@ -1,9 +1,12 @@
-"""Masks of an object in a picture without one: from a plain background, or by the package rembg.
+"""Masks of an object in a picture: its own, those of a plain background, or by the package rembg.
 
 Shapes: image [3, H, W] in [0, 1]; mask [1, H, W] in [0, 1], 1 = object.
 """
 
 from __future__ import annotations
+
+import os
+from typing import Literal
 
 import numpy as np
 import torch
@@ -11,13 +14,44 @@ from scipy import ndimage
 from torch import Tensor
 
 from manyview.errors import InputError, MissingDependency
+from manyview.io.images import read_image
 
+Masks = Literal["auto", "plain", "rembg", "white"]
+"""Where masks are from: the picture's own or else a plain background; one of the others alone. `white` is for
+pictures that are white around the object."""
 _PLAIN_SHARE = 0.8
 """So much of the border has to be background: an object may run out of the picture on one side."""
 _SPREAD = 0.04
 """Largest deviation (in a channel, of 1) of a background that still counts as plain."""
 _FEWEST, _MOST = 0.002, 0.9
 """Shares of the picture that an object may cover."""
+
+
+def find_mask(image: Tensor, mask: Tensor | None, how: Masks) -> tuple[Tensor | None, str]:
+    """The mask [1, H, W] of a picture [3, H, W] and where it is from; None where there is none to find.
+
+    `mask`: the picture's own, for `auto`.
+    """
+    if how == "rembg":
+        return cut_by_rembg(image), "rembg"
+    if how == "white":
+        # Half of what a picture shows as object: SparseFusion's tenth of a step from white.
+        return ((1 - image).amax(dim=0, keepdim=True) > 0.1).to(image.dtype), "white background"
+    if how == "auto" and mask is not None:
+        return mask, "the picture's own"
+    return cut_from_plain(image), "plain background"
+
+
+def read_mask(path: str | os.PathLike[str], height: int, width: int, *, argument: str = "INPUT") -> Tensor:
+    """[1, H, W] of a mask file: drawn in grey (white is the object), or in transparency alone.
+
+    Raises `InputError` for a broken file and for another size than its image's.
+    """
+    colors, alpha = read_image(path, argument=argument)
+    if tuple(colors.shape[-2:]) != (height, width):
+        raise InputError(argument, str(path), f"expected {width} x {height} pixels as its image")
+    plain = float(colors.amax()) == float(colors.amin())
+    return alpha if alpha is not None and plain else colors.mean(dim=0, keepdim=True)
 
 
 def cut_from_plain(image: Tensor) -> Tensor | None:

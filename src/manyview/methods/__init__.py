@@ -16,12 +16,14 @@ if TYPE_CHECKING:
 # Name -> module and class of its pipeline. `one2one` is the baseline the others are measured against.
 METHODS: dict[str, tuple[str, str]] = {
     "dimvis": ("manyview.methods.dimvis.pipeline", "DimvisPipeline"),
+    "hi3d": ("manyview.methods.hi3d.pipeline", "Hi3dPipeline"),
     "one2one": ("manyview.methods.one2one.pipeline", "One2OnePipeline"),
     "sparsefusion": ("manyview.methods.sparsefusion.pipeline", "SparseFusionPipeline"),
 }
 
 # Name -> module and class of what reads its published checkpoints (see weights/conversion.py).
 CONVERTERS: dict[str, tuple[str, str]] = {
+    "hi3d": ("manyview.methods.hi3d.convert", "Hi3dConverter"),
     "sparsefusion": ("manyview.methods.sparsefusion.convert", "SparseFusionConverter"),
 }
 

@@ -6,6 +6,7 @@ points draws them by area from `seed`, so it is the same number every time.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -134,15 +135,19 @@ def geometry_scores(
     cameras: Cameras | None = None,
     num_points: int = _NUM_POINTS,
     seed: int = 0,
+    names: Sequence[str] | None = None,
 ) -> dict[str, float]:
-    """All metrics of this module, under names that hold the definition; the arguments are theirs."""
-    return {
-        "chamfer_mean": chamfer(mesh, target, num_points=num_points, seed=seed),
-        "chamfer_visible_mean": chamfer_visible(mesh, target, cameras=cameras),
-        "f_score_0.01": f_score(mesh, target, num_points=num_points, seed=seed),
-        "normal_consistency": normal_consistency(mesh, target, num_points=num_points, seed=seed),
-        "volume_iou_64": volume_iou(mesh, target),
+    """The metrics of this module, all or those of `names`, which hold the definition; the arguments are
+    theirs."""
+    drawn: dict[str, int] = {"num_points": num_points, "seed": seed}
+    metrics: dict[str, Callable[[], float]] = {
+        "chamfer_mean": lambda: chamfer(mesh, target, **drawn),
+        "chamfer_visible_mean": lambda: chamfer_visible(mesh, target, cameras=cameras),
+        "f_score_0.01": lambda: f_score(mesh, target, **drawn),
+        "normal_consistency": lambda: normal_consistency(mesh, target, **drawn),
+        "volume_iou_64": lambda: volume_iou(mesh, target),
     }
+    return {name: metrics[name]() for name in (metrics if names is None else names)}
 
 
 def visible_points(mesh: trimesh.Trimesh, cameras: Cameras, argument: str = "mesh") -> np.ndarray:

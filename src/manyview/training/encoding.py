@@ -45,7 +45,7 @@ def encode_views(
     for network in cast(list[Any], [vae, image_encoder]):
         network.to(device).float().eval()
     encoders = [
-        (lambda images: encode(vae, images), _codec_identity(vae)),
+        (lambda images: encode(vae, images), codec_identity(vae)),
         (lambda images: embed(image_encoder, images), _identity(image_encoder, image_encoder.config)),
     ]
     latents, embeddings = (
@@ -67,7 +67,7 @@ def encode_latents(
     The caches are those of `encode_views`, so what one method encoded another finds.
     """
     cast(Any, vae).to(device).float().eval()
-    identity = _codec_identity(vae)
+    identity = codec_identity(vae)
     return _encode_all([source], [root], lambda images: encode(vae, images), identity, device, progress)
 
 
@@ -109,7 +109,8 @@ def _images(source: ObjectViews) -> Iterator[Tensor]:
         yield torch.from_numpy(batch).flatten(0, 1)
 
 
-def _codec_identity(vae: AutoencoderKL) -> str:
+def codec_identity(vae: AutoencoderKL) -> str:
+    """What decides the latents a codec gives: the weights of its encoding half, and its config."""
     halves: dict[str, nn.Module] = {"encoder": vae.encoder}
     if vae.quant_conv is not None:
         halves["quant_conv"] = vae.quant_conv

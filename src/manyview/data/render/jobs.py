@@ -29,7 +29,13 @@ from manyview.data.procedural import make_object, render_object, to_trimesh
 from manyview.data.render.cycles import CyclesOptions, render_cycles, require_cycles
 from manyview.data.render.fast import FastOptions, render_fast
 from manyview.data.render.meshes import MESH_SUFFIXES, RenderMesh, UpAxis, load_mesh, unit_glb_bytes
-from manyview.data.render.protocols import ProtocolName, check_protocol, held_out, protocol_cameras
+from manyview.data.render.protocols import (
+    ELEVATION_DEG,
+    ProtocolName,
+    check_protocol,
+    held_out,
+    protocol_cameras,
+)
 from manyview.errors import InputError
 from manyview.io.atomic import write_text_atomic, writing_folder
 from manyview.io.images import natural_key
@@ -65,6 +71,7 @@ def render_dataset(
     samples: int | None = None,
     seed: int = 0,
     num_views: int = 16,
+    elevation_deg: float = ELEVATION_DEG,
     up: UpAxis | None = None,
     with_depth: bool = True,
     with_mesh: bool = True,
@@ -86,7 +93,7 @@ def render_dataset(
     check_protocol(protocol, num_views)
     if up not in (None, "y", "z"):
         raise InputError("up", up, "expected y or z")
-    protocol_cameras(protocol, size, num_views=num_views)
+    protocol_cameras(protocol, size, num_views=num_views, elevation_deg=elevation_deg)
     options = {
         "engine": engine,
         "engine_options": engine_options,
@@ -97,6 +104,7 @@ def render_dataset(
         "up": up or "by file format",
         "with_depth": with_depth,
         "with_mesh": with_mesh,
+        **_told_elevation(elevation_deg),
     }
     items = [
         _mesh_item(name, source, render, up, with_mesh)
@@ -104,7 +112,8 @@ def render_dataset(
     ]
 
     def cameras_of(name: str) -> Cameras:
-        return protocol_cameras(protocol, size, name=name, seed=seed, num_views=num_views)
+        more: dict[str, Any] = {"num_views": num_views, "elevation_deg": elevation_deg}
+        return protocol_cameras(protocol, size, name=name, seed=seed, **more)
 
     return _render_items(items, out, options, cameras_of, with_depth, progress, force)
 
@@ -119,6 +128,7 @@ def render_procedural(
     samples: int | None = None,
     seed: int = 0,
     num_views: int = 16,
+    elevation_deg: float = ELEVATION_DEG,
     progress: Progress = silent,
     force: bool = False,
 ) -> RenderSummary:
@@ -129,7 +139,7 @@ def render_procedural(
     rest, and what is raised, as in `render_dataset`.
     """
     check_protocol(protocol, num_views)
-    protocol_cameras(protocol, size, num_views=num_views)
+    protocol_cameras(protocol, size, num_views=num_views, elevation_deg=elevation_deg)
     side = samples_side(samples)
     options = {
         "engine": "procedural",
@@ -138,13 +148,20 @@ def render_procedural(
         "num_views": num_views,
         "size": size,
         "seed": seed,
+        **_told_elevation(elevation_deg),
     }
     items = [_procedural_item(number, side) for number in range(first_seed, first_seed + num_objects)]
 
     def cameras_of(name: str) -> Cameras:
-        return protocol_cameras(protocol, size, name=name, seed=seed, num_views=num_views)
+        more: dict[str, Any] = {"num_views": num_views, "elevation_deg": elevation_deg}
+        return protocol_cameras(protocol, size, name=name, seed=seed, **more)
 
     return _render_items(items, Path(out), options, cameras_of, True, progress, force)
+
+
+def _told_elevation(degrees: float) -> dict[str, float]:
+    """Only where it differs, so that data sets begun before there was a choice are gone on with."""
+    return {} if degrees == ELEVATION_DEG else {"elevation_deg": degrees}
 
 
 def samples_side(samples: int | None) -> int:

@@ -24,22 +24,33 @@ _GOLDEN = (5**0.5 - 1) / 2
 
 
 def protocol_cameras(
-    protocol: ProtocolName, size: int, *, name: str = "", seed: int = 0, num_views: int = 16
+    protocol: ProtocolName,
+    size: int,
+    *,
+    name: str = "",
+    seed: int = 0,
+    num_views: int = 16,
+    elevation_deg: float = ELEVATION_DEG,
 ) -> Cameras:
     """The cameras of one object, `size` pixels a side.
 
-    orbit16: azimuths 0, 22.5, ..., elevation 30 degrees; `name`, `seed` and `num_views` do not matter.
+    orbit16: azimuths 0, 22.5, ..., elevation 30 degrees or another; `name`, `seed` and `num_views` do not
+    matter.
     orbit32: those, and 16 more at the azimuths half-way between and elevations from 15 to 45 degrees, spread
     so that neighbours differ; see `held_out`. random: `num_views` independent cameras, azimuth uniform on
     the circle, elevation uniform in [-10, 40] degrees, drawn from `seed` and the object's `name` alone, so
     that the other objects of a data set change nothing. Raises `InputError` for another protocol, a size
-    below 8 and a number of views the protocol does not have.
+    below 8, a number of views the protocol does not have, and an elevation that is not for it.
     """
     check_protocol(protocol, num_views)
+    if protocol != "orbit16" and elevation_deg != ELEVATION_DEG:
+        raise InputError("elevation", elevation_deg, f"{protocol} has its own; it is for orbit16")
+    if not -90 <= elevation_deg <= 90:
+        raise InputError("elevation", elevation_deg, "expected -90 to 90 degrees")
     if not 8 <= size <= 8192:
         raise InputError("size", size, "expected 8 to 8192 pixels")
     if protocol == "orbit16":
-        return orbit(16, ELEVATION_DEG, size=size)
+        return orbit(16, elevation_deg, size=size)
     if protocol == "orbit32":
         steps = torch.arange(16, dtype=torch.float64)
         low, high = HELD_OUT_ELEVATIONS_DEG

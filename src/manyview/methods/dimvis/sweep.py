@@ -12,13 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from manyview.geometry.pixels import pixel_centers
-from manyview.geometry.projection import project, unproject
+from manyview.geometry.sweep import sweep_depths, sweep_grid
 from manyview.geometry.trajectories import orbit
 from manyview.methods.dimvis.rig import DISTANCE, ELEVATION_DEG
+from manyview.nets.blending import blend_candidates
 
-HALF_RANGE = 0.55
-"""The planes lie this far before and behind the rig's centre: an object's longest side is 1."""
 HIDDEN = 48
 FEATURES = 6
 """Numbers that the network keeps of each plane."""
@@ -32,11 +30,8 @@ def sweep_points(num_views: int, num_depths: int, cells: int) -> Tensor:
     In the units of `grid_sample`: -1 and 1 are the borders of the image, x first.
     """
     cameras = orbit(num_views, ELEVATION_DEG, DISTANCE, size=cells)
-    depths = torch.linspace(DISTANCE - HALF_RANGE, DISTANCE + HALF_RANGE, num_depths)
-    pixels = pixel_centers(cells, cells).expand(1, num_depths, cells, cells, 2)
-    points = unproject(pixels, depths.reshape(1, -1, 1, 1).expand(pixels.shape[:-1]), cameras[[0]])
-    seen, _ = project(points, cameras[list(range(1, num_views))])
-    return (seen * (2 / cells) - 1).reshape(num_views - 1, num_depths * cells, cells, 2)
+    points = sweep_grid(cameras[[0]], cameras[list(range(1, num_views))], sweep_depths(DISTANCE, num_depths))
+    return points.reshape(num_views - 1, num_depths * cells, cells, 2)
 
 
 def look_along_rays(latents: Tensor, clearness: Tensor, num_depths: int) -> Tensor:
@@ -80,8 +75,7 @@ def blend(latents: Tensor, observed: Tensor, seen: Tensor | None, logits: Tensor
         inside = (points.abs() <= 1).all(dim=-1)
         values.append(along.flatten(2, 3))
         usable.append((known[..., None, None, None] & inside).flatten(2, 3))
-    weights = logits.masked_fill(~torch.cat(usable, dim=2), float("-inf")).softmax(dim=2)
-    return torch.einsum("bvkhw,bvkchw->bvchw", weights, torch.cat(values, dim=2))
+    return blend_candidates(torch.cat(values, dim=2), torch.cat(usable, dim=2), logits)
 
 
 class PlaneSweep(nn.Module):

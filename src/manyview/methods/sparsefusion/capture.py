@@ -6,7 +6,7 @@ Shapes: V frames of a capture, K of them given, R pixels a side.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ from torch import Tensor
 from manyview.errors import InputError
 from manyview.geometry.reframing import reframe
 from manyview.io.capture import Capture, read_frame
-from manyview.io.cutout import cut_by_rembg, cut_from_plain
+from manyview.io.cutout import Masks, find_mask
 from manyview.io.framing import resize_area, size_within
 from manyview.methods.sparsefusion.checks import Finding, check_views
 from manyview.methods.sparsefusion.placement import Placement, place
@@ -23,7 +23,6 @@ from manyview.methods.sparsefusion.spec import MAX_VIEWS
 from manyview.progress import Progress, silent
 from manyview.types import Cameras, Views, join_cameras
 
-Masks = Literal["auto", "plain", "rembg", "white"]
 _READ_SIDE = 1024
 _NO_MASK = (
     "has no mask and no plain background; give masks (transparency, mask_path, a masks folder), or let the "
@@ -126,18 +125,6 @@ def choose_frames(cameras: Cameras, count: int) -> list[int]:
         taken.append(int(nearest.argmax()))
         nearest = torch.minimum(nearest, torch.linalg.vector_norm(where - where[taken[-1]], dim=1))
     return sorted(taken)
-
-
-def find_mask(image: Tensor, mask: Tensor | None, how: Masks) -> tuple[Tensor | None, str]:
-    """The mask [1, H, W] of a picture [3, H, W] and where it is from; None where there is none to find."""
-    if how == "rembg":
-        return cut_by_rembg(image), "rembg"
-    if how == "white":
-        # Half of what a picture shows as object: SparseFusion's tenth of a step from white.
-        return ((1 - image).amax(dim=0, keepdim=True) > 0.1).to(image.dtype), "white background"
-    if how == "auto" and mask is not None:
-        return mask, "the capture's own"
-    return cut_from_plain(image), "plain background"
 
 
 def _read_frames(

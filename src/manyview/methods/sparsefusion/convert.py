@@ -7,17 +7,14 @@ order. Tensors change their names only, never their shape.
 from __future__ import annotations
 
 import os
-import pickle
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
+from collections.abc import Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from manyview.errors import InputError
@@ -26,6 +23,7 @@ from manyview.methods.sparsefusion.eft import EpipolarTransformer, build_eft
 from manyview.methods.sparsefusion.unet import VldmUnet, build_vldm
 from manyview.methods.sparsefusion.vldm import build_scheduler
 from manyview.weights import write_bundle
+from manyview.weights.checkpoints import codec_files, find_marked, read_stored, require_fit, survey_tensors
 from manyview.weights.conversion import PartSurvey, Survey
 
 Part = Literal["eft", "unet"]
@@ -186,23 +184,17 @@ def _pattern(rule: str) -> re.Pattern[str]:
     return re.compile(escaped)
 
 
-def find_parts(stored: Mapping[str, Any]) -> dict[Part, dict[str, Tensor]]:
+def find_parts(stored: Any) -> dict[Part, dict[str, Tensor]]:
     """The published state dicts in what a checkpoint file holds, however deep, under their own names.
 
     Prefixes before a part's first known name (`unets.0.`, `module.`) are cut off; optimiser states, running
     averages beside a part that was found already, and whatever else is there are passed over.
     """
     found: dict[Part, dict[str, Tensor]] = {}
-    for table in _tables(stored):
-        for part, mark in _MARKS.items():
-            names = [name for name in table if name == mark or name.endswith(f".{mark}")]
-            if names and part not in found:
-                prefix = names[0][: -len(mark)]
-                found[part] = {
-                    name.removeprefix(prefix): value
-                    for name, value in table.items()
-                    if name.startswith(prefix) and isinstance(value, Tensor)
-                }
+    for part, mark in _MARKS.items():
+        weights = next(find_marked(stored, mark), None)
+        if weights is not None:
+            found[part] = weights
     return found
 
 
@@ -245,9 +237,9 @@ def convert_checkpoints(
         parts |= read_checkpoint(path)
     networks: dict[Part, EpipolarTransformer | VldmUnet] = {part: _build_paper(part) for part in parts}
     for part, network in networks.items():
-        _require_fit(part, network.state_dict(), parts[part])
+        require_fit(part, network.state_dict(), parts[part], partial(published_name, part))
         network.load_state_dict(parts[part], assign=True)
-    files = [] if codec is None else _codec_files(Path(codec))
+    files = [] if codec is None else codec_files(Path(codec))
     with writing_folder(out, force, marks=("config.json", "manyview.json")) as folder:
         for part, network in networks.items():
             network.save_pretrained(folder / part)
@@ -277,78 +269,17 @@ class SparseFusionConverter:
 
 def _read_parts(path: str | os.PathLike[str]) -> dict[Part, dict[str, Tensor]]:
     """The parts in a file under their published names."""
-    shown = os.fspath(path)
-    if not Path(path).is_file():
-        raise InputError("CHECKPOINT", shown, "no such file")
-    try:
-        if Path(path).suffix == ".safetensors":
-            stored: Any = load_file(path)
-        else:
-            stored = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, SafetensorError) as error:
-        reason = "cannot be read as weights alone (damaged, or it holds more than tensors)"
-        raise InputError("CHECKPOINT", shown, reason) from error
-    parts = find_parts(stored) if isinstance(stored, Mapping) else {}
+    parts = find_parts(read_stored(path))
     if not parts:
-        raise InputError("CHECKPOINT", shown, "holds neither SparseFusion's EFT nor its U-Net")
+        raise InputError("CHECKPOINT", os.fspath(path), "holds neither SparseFusion's EFT nor its U-Net")
     return parts
 
 
 def _survey_part(part: Part, weights: Mapping[str, Tensor]) -> PartSurvey:
     ours = _build_paper(part).state_dict()
-    found: dict[str, str] = {}
-    passed_over, unknown, misshapen = [], [], []
-    for name in weights:
-        try:
-            own = our_name(part, name)
-        except InputError:
-            unknown.append(name)
-            continue
-        if own is None:
-            passed_over.append(name)
-        elif own not in ours:
-            unknown.append(name)
-        else:
-            found[own] = name
-            if weights[name].shape != ours[own].shape:
-                shapes = f"{list(weights[name].shape)}, expected {list(ours[own].shape)}"
-                misshapen.append(f"{name} {shapes}")
-    return PartSurvey(
-        matched=len(found) - len(misshapen),
-        passed_over=tuple(sorted(passed_over)),
-        unknown=tuple(sorted(unknown)),
-        missing=tuple(sorted(published_name(part, name) for name in ours if name not in found)),
-        misshapen=tuple(sorted(misshapen)),
-    )
-
-
-def _codec_files(folder: Path) -> list[Path]:
-    config = folder / "config.json"
-    weights = sorted(folder.glob("*.safetensors"))
-    if not config.is_file() or not weights:
-        line = "expected a folder with config.json and safetensors (diffusers' AutoencoderKL)"
-        raise InputError("--codec", str(folder), line)
-    return [config, *weights]
+    return survey_tensors(weights, ours, partial(our_name, part), partial(published_name, part))
 
 
 def _build_paper(part: Part) -> EpipolarTransformer | VldmUnet:
     with torch.device("meta"):
         return build_eft("paper") if part == "eft" else build_vldm("paper")
-
-
-def _require_fit(part: Part, ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:
-    for name, value in ours.items():
-        if name not in theirs:
-            raise InputError("CHECKPOINT", f"{part}: {published_name(part, name)}", "is missing")
-        if theirs[name].shape != value.shape:
-            shape, expected = list(theirs[name].shape), list(value.shape)
-            published = published_name(part, name)
-            raise InputError("CHECKPOINT", f"{part}: {published} {shape}", f"expected {expected}")
-
-
-def _tables(stored: Mapping[Any, Any]) -> Iterator[Mapping[str, Any]]:
-    if any(isinstance(value, Tensor) for value in stored.values()):
-        yield {name: value for name, value in stored.items() if isinstance(name, str)}
-    for value in stored.values():
-        if isinstance(value, Mapping):
-            yield from _tables(value)

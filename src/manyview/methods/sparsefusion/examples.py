@@ -14,10 +14,10 @@ from torch import Tensor
 
 from manyview.data.datasets import SceneArrays
 from manyview.data.packed import PackedViews
+from manyview.data.rigs import read_rigs
 from manyview.data.views import ObjectViews
 from manyview.errors import InputError
 from manyview.geometry.normalization import focus_point
-from manyview.io.scene import list_scenes, read_scene
 from manyview.methods.sparsefusion.eft import choose_context
 from manyview.methods.sparsefusion.epipolar import relative_transforms, same_cameras
 from manyview.methods.sparsefusion.spec import MAX_VIEWS
@@ -150,26 +150,7 @@ class Examples:
 
 def open_posed(source: PackedViews | SceneArrays, argument: str = "--data") -> PosedObjects:
     """The views of a data set with their cameras. Raises `InputError` where it has no cameras."""
-    if isinstance(source, PackedViews):
-        described = source.description
-        if not {"world_from_cam", "K", "size"} <= set(described):
-            line = "its packed.json has no cameras; render it again, or give the scenes"
-            raise InputError(argument, str(source.folder), line)
-        count = len(described["K"])
-        rig = Cameras(
-            world_from_cam=torch.tensor(described["world_from_cam"], dtype=torch.float64),
-            K=torch.tensor(described["K"], dtype=torch.float64),
-            sizes=torch.tensor([described["size"]] * count),
-        )
-        return PosedObjects(views=source, cameras=(rig,))
-    rigs = []
-    paths = {path.name: path for path in list_scenes(source.folder, argument=argument)}
-    for name in source.names:
-        found = read_scene(paths[name], size=source.size, argument=argument).cameras
-        if found is None:
-            raise InputError(argument, str(paths[name]), "has no cameras (transforms.json)")
-        rigs.append(found.to(torch.float64))
-    return PosedObjects(views=source, cameras=tuple(rigs))
+    return PosedObjects(views=source, cameras=read_rigs(source, argument))
 
 
 def _other_views(rig: Cameras, fewest: int) -> list[list[int]]:

@@ -129,7 +129,14 @@ class Hi3dStages:
         orbits = self._encode(folders, own_share, seed)
         validation = self._encode([self.fine_validation], own_share, seed)
         return Hi3dTask(
-            orbits, "refine", options=how, validation=validation, seed=seed, data_name=_NAME, shares=spread
+            orbits,
+            "refine",
+            options=how,
+            validation=validation,
+            seed=seed,
+            initial=self.export("hi3d_orbit"),
+            data_name=_NAME,
+            shares=spread,
         )
 
     def _encode(self, folders: Sequence[Path], own_share: float | None = None, seed: int = 0) -> Orbits:

@@ -267,7 +267,14 @@ PARTS |= {
         batch_size=4,
         seed=0,
         validate_every=1000,
-        options={**_LEVELS, "window": 6, "crop": 16, "own_share": 0.5, "shares": (0.5, 0.5)},
+        options={
+            **_LEVELS,
+            "blend": True,
+            "window": 6,
+            "crop": 16,
+            "own_share": 0.5,
+            "shares": (0.5, 0.5),
+        },
     ),
 }
 

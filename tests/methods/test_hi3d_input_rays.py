@@ -10,9 +10,11 @@ from tiny_dimvis import CHANNELS, DIM
 from tiny_hi3d import tiny_hi3d, tiny_orbits, tiny_unet
 from torch.testing import assert_close
 
+from manyview.errors import InputError
 from manyview.geometry.projection import project, unproject
 from manyview.geometry.trajectories import orbit
-from manyview.methods.hi3d.input_rays import InputRays, blend_input, count_candidates
+from manyview.methods.hi3d.initial import load_initial
+from manyview.methods.hi3d.input_rays import InputRays, blend_shown, count_candidates
 from manyview.methods.hi3d.noise_levels import scalings, velocity
 from manyview.methods.hi3d.train import Hi3dOptions, Hi3dTask, vector_of
 from manyview.methods.hi3d.unet import OrbitUNet, build_unet
@@ -53,7 +55,8 @@ def test_an_input_left_out_leaves_no_mark() -> None:
     assert 0 < float(outside.float().mean()) < 0.5
     assert float(seen[0][outside].max()) < 0.51  # bilinear: half a cell over the border it is a half at most
     logits = torch.randn(2, FRAMES, count_candidates(DEPTHS), CELLS, CELLS)
-    assert not blend_input(given, (seen, inside), logits)[1].any()
+    shown = given[:, None].expand(-1, FRAMES, -1, -1, -1)
+    assert not blend_shown(shown, (seen, inside), logits)[1].any()
 
 
 @pytest.mark.parametrize("chosen", [0, 1, 2 + 3])
@@ -62,9 +65,10 @@ def test_a_certain_choice_copies(chosen: int) -> None:
     looked = InputRays(3, DEPTHS, 45.0).look(given, torch.zeros(1), torch.arange(FRAMES)[None])
     logits = torch.zeros(1, FRAMES, count_candidates(DEPTHS), CELLS, CELLS)
     logits[:, :, chosen] = 200
-    made = blend_input(given, looked, logits)
+    shown = torch.randn(1, FRAMES, 3, CELLS, CELLS)
+    made = blend_shown(shown, looked, logits)
     if chosen < 2:
-        assert_close(made, given[:, None].expand_as(made) * chosen)
+        assert_close(made, shown * chosen)
     else:
         inside = looked[1][:, :, 3, None].expand_as(made)
         assert_close(made[inside], looked[0][:, :, :3, 3][inside])
@@ -116,11 +120,33 @@ def test_presets_with_and_without() -> None:
     assert made.shape == (1, 16, 8, CELLS, CELLS)
     assert plain.rays is None
     assert refiner.rays is None
+    assert refiner.config["blend"]
     assert full.config["in_channels"] == plain.config["in_channels"] == 16
     assert full.config["out_channels"] == 8
     vectors = [vector_of(one.config, torch.tensor([20.0]), torch.tensor([0.02])) for one in (plain, full)]
     assert torch.equal(vectors[1][:, :-1], vectors[0])
     assert float(vectors[1][0, -1]) == 20
+
+
+def test_a_refiner_begins_with_a_first_stage_that_looks_along_rays(tmp_path: Path) -> None:
+    """Its depth begins at nothing; the rest is the first stage's, but for what looks along rays."""
+    first = tiny_unet(closed=True, sweep_depths=3, blend=True)
+    first.save_pretrained(tmp_path / "unet")
+    second = tiny_unet(2 * CHANNELS + 2, closed=True, blend=True)
+    load_initial(second, tmp_path / "unet")
+    given, kept = first.state_dict(), second.state_dict()
+    assert torch.equal(kept["conv_in.weight"][:, :CHANNELS], given["conv_in.weight"][:, :CHANNELS])
+    assert not kept["conv_in.weight"][:, CHANNELS : CHANNELS + 2].any()
+    condition = given["conv_in.weight"][:, CHANNELS : 2 * CHANNELS]
+    assert torch.equal(kept["conv_in.weight"][:, CHANNELS + 2 :], condition)
+    assert torch.equal(kept["conv_out.weight"], given["conv_out.weight"][: CHANNELS + 2])
+    with pytest.raises(InputError, match="rays"):
+        load_initial(tiny_unet(sweep_depths=3), save(tiny_unet(), tmp_path / "plain"))
+
+
+def save(unet: OrbitUNet, folder: Path) -> Path:
+    unet.save_pretrained(folder)
+    return folder
 
 
 def test_training_and_drawing_with_it(tmp_path: Path) -> None:

@@ -266,7 +266,7 @@ REFINE = {"orbits": tiny_orbits(coarse=Marked()), "stage": "refine"}
         ({"preset": "paper"}, "expected orbits of 16"),
         ({"options": Hi3dOptions(crop=1)}, "--crop-cells"),
         ({**REFINE, "options": Hi3dOptions(crop=3)}, "--crop"),
-        ({**REFINE, "options": Hi3dOptions(blend=True)}, "--blend"),
+        ({**REFINE, "options": Hi3dOptions(sweep_depths=2)}, "--sweep-depths"),
     ],
 )
 def test_refused_tasks(changes, said):

@@ -54,7 +54,7 @@ _ONLY_FOR_STAGES = {
     "window": ("orbit", "refine"),
     "crop_cells": ("refine",),
     "sweep_depths": ("orbit",),
-    "blend": ("orbit",),
+    "blend": ("orbit", "refine"),
     "log_sigma": ("orbit", "refine"),
     "joint_drop": ("orbit", "refine"),
     "drop": ("orbit", "refine"),

@@ -77,7 +77,7 @@ class Options:
     blend: bool = False
     """dimvis: choose for every cell among what the observed slots hold, and learn the rest as a residual;
     sparsefusion: the same with what the EFT's attention finds in the given views; hi3d: with what the input
-    holds."""
+    or the coarse orbit holds."""
     time_exponent: float = 1.0
     """dimvis, one2one: below 1 trains more on noisy times (1000 u^exponent for uniform u)."""
     stage: Stage | None = None

@@ -12,6 +12,7 @@ from manyview.errors import InputError
 from manyview.methods.hi3d.unet import OrbitUNet
 
 _FIRST = "conv_in.weight"
+_LAST = ("conv_out.weight", "conv_out.bias")
 _VECTOR = "add_embedding.linear_1.weight"
 
 
@@ -21,7 +22,8 @@ def load_initial(unet: OrbitUNet, folder: Path) -> None:
     Where `unet` reads more channels than they do, the ones between the noisy latents and the condition's
     latents (depth) start at zero; where its vector has another width, their last slot (the noise of the
     condition) stays the last and slots that they have not got start at zero: so the published second stage
-    began. Raises `InputError` for any other difference.
+    began. What they have beyond `unet` for looking along rays and for blending is left out, so that a second
+    stage can begin with a first one that does. Raises `InputError` for any other difference.
     """
     kind = (
         OrbitUNet if "OrbitUNet" in (folder / "config.json").read_text() else UNetSpatioTemporalConditionModel
@@ -35,7 +37,10 @@ def load_initial(unet: OrbitUNet, folder: Path) -> None:
         if given[name].shape == value.shape:
             continue
         if name == _FIRST:
-            given[name] = _with_channels(given[name], value.shape[1], int(unet.config["out_channels"]))
+            read = given[name][:, : int(saved.config["in_channels"])]
+            given[name] = _with_channels(read, value.shape[1], int(unet.config["out_channels"]))
+        elif name in _LAST:
+            given[name] = given[name][: len(value)]
         elif name == _VECTOR:
             given[name] = _with_slots(given[name], value.shape[1], slot)
         if given[name].shape != value.shape:

@@ -1,5 +1,4 @@
-"""What the input frame holds along the rays of every frame of its orbit: shown to the network, and chosen
-from.
+"""What is known along the rays of every frame of an orbit: shown to the network, and chosen from.
 
 Cameras are known: frame k stands k steps counter-clockwise of the input on a circle of one elevation. Where
 a surface is at a depth of a frame's cell, the input's latents at that point's place are a guess of what the
@@ -70,23 +69,22 @@ class InputRays(nn.Module):
 
 
 def count_candidates(num_depths: int) -> int:
-    """What `blend_input` chooses from: nothing, the input at the same cell, and at every depth."""
+    """What `blend_shown` chooses from: nothing, what is shown at the same cell, and the input at every
+    depth."""
     return 2 + num_depths
 
 
-def blend_input(given: Tensor, looked: tuple[Tensor, Tensor] | None, logits: Tensor) -> Tensor:
-    """[B, T, C, h, w] a weighted mean, cell by cell, of zero, the input's latents [B, C, h, w] at that cell,
-    and along its ray: `looked` is what `InputRays.look` gave, None without a sweep.
+def blend_shown(shown: Tensor, looked: tuple[Tensor, Tensor] | None, logits: Tensor) -> Tensor:
+    """[B, T, C, h, w] a weighted mean, cell by cell, of zero, the latents [B, T, C, h, w] that are shown for
+    that cell, and the input's along its ray: `looked` is what `InputRays.look` gave, None without a sweep.
 
-    logits [B, T, K, h, w] of the K candidates in this order (`count_candidates`). Where the input is left out
-    nothing but zero has weight.
+    logits [B, T, K, h, w] of the K candidates in this order (`count_candidates`). Of frames for which nothing
+    is shown (zeros) nothing but zero has weight.
     """
-    frames, _, h, w = logits.shape[1:]
-    channels = given.shape[1]
-    same = given[:, None, None].expand(-1, frames, -1, -1, -1, -1)
-    kept = (given != 0).flatten(1).any(dim=1)[:, None, None, None, None]
-    values = [torch.zeros_like(same), same]
-    usable = [torch.ones_like(logits[:, :, :1], dtype=torch.bool), kept.expand(-1, frames, 1, h, w)]
+    channels = shown.shape[2]
+    kept = (shown != 0).flatten(2).any(dim=2)[:, :, None, None, None]
+    usable = [torch.ones_like(logits[:, :, :1], dtype=torch.bool), kept.expand_as(logits[:, :, :1])]
+    values = [torch.zeros_like(shown)[:, :, None], shown[:, :, None]]
     if looked is not None:
         seen, inside = looked
         values.append(seen[:, :, :channels].transpose(2, 3))

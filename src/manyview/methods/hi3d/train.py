@@ -75,7 +75,7 @@ class Hi3dOptions:
     sweep_depths: int = 0
     """orbit: show the network what the input holds along its rays at so many depths (see `OrbitUNet`)."""
     blend: bool = False
-    """orbit: choose for every cell among what the input holds, and learn the rest (see `OrbitUNet`)."""
+    """Choose for every cell among what is shown, and learn the rest (see `OrbitUNet`)."""
 
     def __post_init__(self) -> None:
         for name in ("log_sigma", "log_augmentation"):
@@ -140,9 +140,8 @@ class Hi3dTask(Task):
         if self.options.crop and (stage == "orbit" or not 1 <= self.options.crop <= cells):
             line = f"expected 0 (all) or at most {cells} latent cells, in the stage refine"
             raise InputError("--crop-cells", self.options.crop, line)
-        for flag, value in (("sweep-depths", self.options.sweep_depths), ("blend", self.options.blend)):
-            if value and stage != "orbit":
-                raise InputError(f"--{flag}", value, "is for the stage orbit")
+        if self.options.sweep_depths and stage != "orbit":
+            raise InputError("--sweep-depths", self.options.sweep_depths, "is for the stage orbit")
         sets = len(orbits.counts) or 1
         if shares and (len(shares) != sets or min(shares) <= 0):
             raise InputError("--shares", tuple(shares), f"expected {sets} positive numbers")

@@ -18,7 +18,7 @@ from diffusers.models.resnet import SpatioTemporalResBlock, TemporalResnetBlock
 from diffusers.models.transformers.transformer_temporal import TransformerSpatioTemporalModel
 from torch import Tensor, nn
 
-from manyview.methods.hi3d.input_rays import FEATURES, InputRays, blend_input, count_candidates
+from manyview.methods.hi3d.input_rays import FEATURES, InputRays, blend_shown, count_candidates
 from manyview.methods.hi3d.spec import NUM_FRAMES
 
 Stage = Literal["orbit", "refine"]
@@ -143,10 +143,11 @@ class OrbitUNet(UNetSpatioTemporalConditionModel):
     convolution before upsampling in the place of a 3 x 3 one after it.
 
     `sweep_depths`: show every frame what the input holds along its rays at so many depths (`InputRays`); the
-    vector then ends with one more number, the elevation in degrees. `blend`: choose for every cell among what
-    the input holds there and along the ray, and learn the rest as a residual, so that what can be copied
-    stays sharp. Both take the last channels of the first frame shown for the input's latents, as the first
-    stage shows them in all frames. They go with the frames where these are rolled with their places.
+    vector then ends with one more number, the elevation in degrees, and the last channels of the first frame
+    count as the input's latents, as the first stage shows them in all frames. `blend`: choose for every cell
+    among what is shown for it (the input in the first stage, the coarse orbit in the second) and what the
+    input holds along the ray, and learn the rest as a residual, so that what can be copied stays sharp. Both
+    roll with the frames where these are rolled with their places.
     """
 
     @register_to_config
@@ -245,13 +246,13 @@ class OrbitUNet(UNetSpatioTemporalConditionModel):
         """
         clips, frames = sample.shape[:2]
         channels = int(self.config["out_channels"])
-        given, looked = sample[:, 0, -channels:], None
+        shown, looked = sample[:, :, -channels:], None
         device = sample.device
         placed = torch.arange(frames) if places is None else places
         placed = placed.to(device).expand(clips, frames)
         alone = torch.zeros(clips, frames, device=device) if image_only is None else image_only.to(device)
         if self.rays is not None:
-            looked = self.rays.look(given, vector[:, -1], placed)
+            looked = self.rays.look(shown[:, 0], vector[:, -1], placed)
             vector = vector[:, :-1]
             sample = torch.cat([sample, self.rays(sample[:, :, :channels], looked[0])], dim=2)
         level = self.time_proj(timestep.to(device).reshape(-1).expand(clips)).to(sample.dtype)
@@ -282,7 +283,7 @@ class OrbitUNet(UNetSpatioTemporalConditionModel):
         answer, logits = answer.split([channels, answer.shape[2] - channels], dim=2)
         sigma = (4 * timestep.to(device).float()).exp().reshape(-1, 1, 1, 1, 1)
         share = (sigma / (sigma**2 + 1).sqrt()).to(answer.dtype)
-        return answer - share * blend_input(given, looked, logits)
+        return answer - share * blend_shown(shown, looked, logits)
 
 
 def build_unet(
@@ -301,7 +302,7 @@ def build_unet(
 
     It reads noisy latents, for the stage `refine` depth channels, and latents of the condition, in this
     order. By default latents have 4 channels and the context 1024 for `paper`, 8 and 128 for `compact`.
-    `sweep_depths` and `blend` are for the stage `orbit` (see `OrbitUNet`).
+    `sweep_depths` is for the stage `orbit` (see `OrbitUNet`).
     """
     paper = preset == "paper"
     channels = latent_channels or (4 if paper else 8)
@@ -311,9 +312,9 @@ def build_unet(
         "cross_attention_dim": context_dim or (1024 if paper else 128),
         "num_frames": num_frames,
         "closed": closed,
+        "sweep_depths": sweep_depths if stage == "orbit" else 0,
+        "blend": blend,
     }
-    if stage == "orbit":
-        shared |= {"sweep_depths": sweep_depths, "blend": blend}
     if paper:
         # The first stage kept the aesthetic slot that the second has not got.
         slots = 3 if stage == "orbit" else 2
@@ -333,13 +334,13 @@ def build_unet(
             light_upsampling=True,
             **shared,
         )
-    if stage == "orbit" and blend:
+    if blend:
         start_blend(unet)
     return unet
 
 
 def start_blend(unet: OrbitUNet) -> None:
-    """Let a fresh network begin with the input's own cell, more or less."""
+    """Let a fresh network begin with what is shown for each cell, more or less."""
     channels = int(unet.config["out_channels"])
     with torch.no_grad():
         unet.conv_out.weight[channels:] = 0

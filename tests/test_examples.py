@@ -138,6 +138,20 @@ def test_few_views_to_field(tmp_path: Path) -> None:
     assert "8 views made from a distance of 1.50" in done.stdout
 
 
+def test_photo_to_orbit(tmp_path: Path) -> None:
+    sys.path.append(str(ROOT / "tests" / "methods"))
+    from tiny_hi3d import write_tiny_bundle
+
+    weights = write_tiny_bundle(tmp_path / "weights")
+    words = ("--weights", weights, "--lift-steps", "5", "--no-mesh", "--out", tmp_path / "turned")
+    done = run("06_photo_to_orbit.py", *words)
+    assert done.returncode == 0, done.stderr
+    result = Result.load(tmp_path / "turned")
+    assert result.views.observed.tolist() == [True] + [False] * 7
+    assert (tmp_path / "turned" / "splats.ply").stat().st_size > 1000
+    assert "8 views of 32 pixels" in done.stdout
+
+
 def test_examples_are_numbered_and_say_what_they_show() -> None:
     names = sorted(path.name for path in (ROOT / "examples").glob("*.py"))
     assert [name[:3] for name in names] == [f"{number:02d}_" for number in range(1, len(names) + 1)]

@@ -41,7 +41,7 @@ def test_a_posed_view_is_taken_as_it_is(turned: Views, tmp_path: Path) -> None:
     assert views.cameras.sizes.tolist() == [[24, 24]]
     # Averaged over squares of two pixels, over white.
     small = torch.nn.functional.avg_pool2d(turned.over(1.0)[[2]], 2)
-    assert_close(views.images, small, atol=0.01, rtol=0)
+    assert_close(views.over(1.0), small, atol=0.01, rtol=0)
     # With a share of the frame asked for it is a photo like any other.
     framed, record = given.frame(24, fill=0.5)
     assert framed.cameras is None

@@ -358,3 +358,16 @@ def test_the_plan_of_a_run(pipe: Hi3dPipeline, tmp_path: Path) -> None:
     assert more["refine: decode"].activations == steps["refine: decode"].activations
     assert math.isclose(plan.as_json()["peak"], plan.peak)
     assert len(profile.plan(refine=False).steps) == 4
+
+
+def test_networks_that_look_along_rays() -> None:
+    """They are told the elevation beside the vector, in both stages and in the sweep."""
+    torch.manual_seed(0)
+    sweeping: dict[str, Any] = {"closed": True, "sweep_depths": 4, "blend": True}
+    parts = {**tiny_parts(), "refiner": tiny_unet(17, **sweeping)}
+    pipe = tiny_hi3d(**{**parts, "unet": tiny_unet(**sweeping)})
+    made = pipe(picture(), elevation_deg=10.0)
+    assert made.views.size == (32, 32)
+    assert float((made.views.images - pipe(picture(), elevation_deg=40.0).views.images).abs().max()) > 1e-4
+    assert len(pipe.find_elevation(picture(), how="sweep").scores) > 1
+    assert pipe.estimate_memory() > 0

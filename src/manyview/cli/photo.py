@@ -215,14 +215,14 @@ def _drawn(options: Options, stages: Path, device: Any, dtype: Any) -> Given:
 def _choose_chunk(options: Options, bundle: Bundle, resolution: int, refines: bool) -> int:
     """Frames in the codec at once: the most that fit, at most 8. Says what the run needs, and raises
     `InputError` where even one frame at a time needs more than allowed."""
-    from manyview.methods.hi3d.memory import meta_components, profile_memory
+    from manyview.methods.hi3d.memory import profile_bundle
     from manyview.methods.hi3d.networks import orbits_at_once
 
     limit, offload = options.compute.max_memory, options.orbit.offload != "none"
     allowed = math.inf if limit is None else parse_bytes(limit)
     silence_loading()
-    profile = profile_memory(
-        meta_components(bundle),
+    profile = profile_bundle(
+        bundle,
         resolution=resolution,
         dtype=torch_dtype(options.compute.dtype),
         refine=refines,

@@ -87,8 +87,9 @@ def convert_checkpoints(
     """Write the published weights in `paths` as a bundle: folders `unet` (first stage) and `refiner` (second)
     of `out`, `scheduler`, and with `codec` (a folder of diffusers' AutoencoderKL) a copy of it.
 
-    A pipeline needs also an `image_encoder` there: transformers' OpenCLIP ViT-H/14 with projection, as Stable
-    Video Diffusion comes with. Raises `InputError` as `survey_checkpoints`, for a name or a shape that does
+    A pipeline needs also an `image_encoder` there: transformers' OpenCLIP ViT-H/14 with projection, as
+    Stable Video Diffusion comes with; and its second stage a network for `depth`
+    (`depth.RELEASED_MODEL`). Raises `InputError` as `survey_checkpoints`, for a name or a shape that does
     not fit, for a codec that is none, and for a folder `out` that is in use (see `force`), with nothing
     written.
     """
@@ -118,6 +119,7 @@ def convert_checkpoints(
             "refine_guidance": list(guidance["refine"]),
             "augmentation": PAPER_SAMPLING["augmentation"],
             "condition": "pixels",
+            "depth_normalize": "frame",
             "resolution": PAPER_TRAINING["orbit"]["resolution"],
         }
         write_bundle(

@@ -11,15 +11,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from manyview.errors import InputError
 from manyview.io.cutout import Masks, find_mask, read_mask
-from manyview.io.framing import composite_over, resize_area
+from manyview.io.framing import resize_area
 from manyview.io.images import read_image
 from manyview.io.scene import list_splits, read_scene
 from manyview.methods.hi3d.cameras import elevation_of, is_on_orbit
-from manyview.methods.hi3d.photo import NO_MASK, frame_photo
+from manyview.methods.hi3d.photo import NO_MASK, Photo, frame_photo
 from manyview.types import Cameras, Views
 
 
@@ -46,7 +47,7 @@ class Given:
         fill: float | None = None,
         argument: str = "INPUT",
     ) -> tuple[Views, dict[str, Any]]:
-        """The one view, square, over white, with its mask, and the record of its framing for the manifest.
+        """The one view, square, with its mask, and the record of its framing for the manifest.
 
         `elevation_deg`, where it is known, tells how large training objects appear; `fill`: how large it is
         to appear (`photo.frame_photo`). Raises `InputError` where no mask is found.
@@ -62,14 +63,13 @@ class Given:
                 name=self.name,
                 argument=argument,
             )
-            return Views(images=photo.image[None], masks=photo.alpha[None]), photo.record
+            return Views(images=_straight(photo)[None], masks=photo.alpha[None]), photo.record
         image, alpha = resize_area(self.image, size, size, self.alpha)
         cover, source = find_mask(image, alpha, masks)
         if cover is None:
             raise InputError(argument, self.name, NO_MASK)
         camera = replace(self.camera, distortion=None).resized(size, size)
-        shown = composite_over(image, cover).clamp(0, 1)
-        views = Views(images=shown[None], masks=cover[None], cameras=camera)
+        views = Views(images=image[None], masks=cover[None], cameras=camera)
         return views, {"mask": source, "fill": "as its camera sees it"}
 
 
@@ -115,6 +115,12 @@ def read_given_view(
         elevation_deg=None if camera is None else elevation_of(camera),
         name=f"{place}: {views.names[chosen] if views.names else chosen}",
     )
+
+
+def _straight(photo: Photo) -> Tensor:
+    """[3, S, S] the colour that over white is the photo's: views hold straight colour."""
+    inner = (photo.image - (1 - photo.alpha)) / photo.alpha.clamp_min(1e-6)
+    return torch.where(photo.alpha > 1e-3, inner, 1.0).clamp(0, 1)
 
 
 def _choose(views: Views, index: int | None, argument: str) -> int:

@@ -38,6 +38,7 @@ _PLAIN: dict[str, Any] = {
     "refiner": OrbitUNet,
     "elevation": ElevationNet,
 }
+_PROFILES: dict[tuple[object, ...], Profile] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +145,23 @@ def profile_memory(
     return Profile(steps=tuple(steps), weights=weights, num_frames=profiler.num_frames)
 
 
+def profile_bundle(
+    bundle: Bundle,
+    *,
+    resolution: int,
+    dtype: torch.dtype = torch.float32,
+    refine: bool = True,
+    depth: bool = True,
+) -> Profile:
+    """The profile of weights that are not loaded, made once in a process: it takes seconds."""
+    key = (bundle.sha256, resolution, dtype, refine, depth)
+    if key not in _PROFILES:
+        _PROFILES[key] = profile_memory(
+            meta_components(bundle), resolution=resolution, dtype=dtype, refine=refine, depth=depth
+        )
+    return _PROFILES[key]
+
+
 def meta_components(bundle: Bundle) -> dict[str, nn.Module]:
     """A bundle's networks on the meta device, from their configurations alone."""
     found: dict[str, nn.Module] = {}
@@ -234,7 +252,7 @@ class _Profiler:
             kept = [self._make(1, frames, channels, cells, cells, kind=torch.float32) for _ in range(2)]
             read = self._make(rows, frames, int(config["in_channels"]), cells, cells)
             token = self._make(rows, 1, int(config["cross_attention_dim"]))
-            vector = self._make(rows, int(config["vector_dim"]))
+            vector = self._make(rows, int(config["vector_dim"]) + int(config["sweep_depths"] > 0))
             return kept, self.parts[unet](read, torch.zeros((), device=_META), token, vector)
 
         picture = [1, 3, size, size]

@@ -50,6 +50,7 @@ from manyview.training.encoding import encode_latents
 from manyview.training.image_encoder import ImageEncoderTask
 from manyview.training.loop import fit
 from manyview.training.task import Task
+from manyview.weights.packing import load_component
 
 POSED = ("sparsefusion_eft", "sparsefusion_vldm", "regressor")
 """Stages that learn from views with their cameras."""
@@ -401,17 +402,15 @@ class Making:
         posed = open_posed(views)
         if stage != "vldm":
             return posed
-        vae: Any = AutoencoderKL.from_pretrained(str(self._export("vae")), local_files_only=True)
+        vae: Any = load_component(AutoencoderKL, self._export("vae"))
         root = self.work / "latents"
         latents = encode_latents(views, root, vae, device=self.device, progress=self.clock)
         return replace(posed, latents=latents)
 
     def _encode(self, folders: Iterable[Path]) -> tuple[Tensor, Tensor]:
         """Latents [N, A, C, h, w] and embeddings [N, A, D], float16, of all objects; kept on disk."""
-        vae: Any = AutoencoderKL.from_pretrained(str(self._export("vae")), local_files_only=True)
-        encoder: Any = CLIPVisionModelWithProjection.from_pretrained(
-            str(self._export("image_encoder")), local_files_only=True
-        )
+        vae: Any = load_component(AutoencoderKL, self._export("vae"))
+        encoder: Any = load_component(CLIPVisionModelWithProjection, self._export("image_encoder"))
         parts: dict[Path, tuple[Tensor, Tensor]] = {}
         chosen = list(folders)
         for folder in dict.fromkeys(chosen):

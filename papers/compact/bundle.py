@@ -6,6 +6,8 @@
         --hi3d runs/hi3d_orbit/export --hi3d-refine runs/hi3d_refine/export \
         --hi3d-depth runs/hi3d_depth/export --hi3d-elevation runs/hi3d_elevation/export
 
+Networks are packed as int8 with a scale for each output channel (manyview.weights.packing; what that costs:
+papers/compact/packing.py), but for those named by `--float16 vae dimvis/unet`, which are copied as they are.
 Components left out keep what is there. For DiMViS, `--guidance 3 1 1` records the guidance found on
 validation objects for 1, 2 and 3 references (papers/dimvis/choose_guidance.py), `--sampler dpm 4` the solver
 and steps of answers for which none are asked. For SparseFusion `--sparsefusion-settings` names the file in
@@ -21,7 +23,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from manyview.errors import InputError
 from manyview.io.manifest import read_json
 from manyview.sampling.solvers import SOLVERS
 from manyview.weights.bundle import BUNDLE_FILE, COMPACT, write_bundle
+from manyview.weights.packing import is_packed, pack_component
 
 LICENCE = "Apache-2.0 (trained by the manyview authors on procedural objects and YCB scans, CC BY 4.0)"
 SHARED = {"vae": "../vae", "image_encoder": "../image_encoder"}
@@ -60,12 +63,13 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--sampler", nargs=2, metavar=("SOLVER", "STEPS"), help="DiMViS solver and steps")
     parser.add_argument("--sparsefusion-settings", type=Path, help="what choose.py wrote")
     parser.add_argument("--hi3d-settings", type=Path, help="what papers/hi3d/choose.py wrote")
+    parser.add_argument("--float16", nargs="+", default=[], metavar="NAME", help="networks not to be packed")
     parser.add_argument("--out", type=Path, default=COMPACT, help="folder of the bundles; the package's")
     given = parser.parse_args(words)
     try:
         exports = {name: getattr(given, name) for name in (*SHARED, *METHODS, *MORE)}
         settings = given.sparsefusion_settings, given.hi3d_settings
-        write(given.out, exports, given.guidance, given.sampler, *settings)
+        write(given.out, exports, given.guidance, given.sampler, *settings, given.float16)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -81,9 +85,16 @@ def write(
     sampler: tuple[str, str] | None = None,
     sparsefusion_settings: Path | None = None,
     hi3d_settings: Path | None = None,
+    float16: Collection[str] = (),
 ) -> None:
-    """Bundles of every method that is given or already in `out`. Raises `InputError` before any copy if an
-    export lacks a component, or a method would be left without a codec or an image encoder."""
+    """Bundles of every method that is given or already in `out`; given networks are packed, but for those
+    that `float16` names. Raises `InputError` before any copy if an export lacks a component, or a method
+    would be left without a codec or an image encoder."""
+    own = {method: [*parts, *_more(method)] for method, (_, parts) in METHODS.items()}
+    networks = [*SHARED, *(f"{m}/{part}" for m in own for part in own[m] if not part.endswith("scheduler"))]
+    for name in float16:
+        if name not in networks:
+            raise InputError("--float16", name, f"expected one of {', '.join(networks)}")
     chosen: dict[str, Any] = {}
     if guidance is not None:
         chosen["guidance_by_references"] = guidance
@@ -117,25 +128,48 @@ def write(
             raise InputError(
                 "--" + name.replace("_", "-"), "not given", f"and {out} holds none for {users[0]}"
             )
-    for source, target in copies:
-        _replace(source, target)
+    _place(copies, packed={out / name for name in networks if name not in float16})
     for method in methods:
         folder = out / method
         settings = {}
         if (folder / BUNDLE_FILE).is_file():
             settings = json.loads((folder / BUNDLE_FILE).read_text())["settings"]
         settings |= settings_of.get(method, {})
-        shared, own = METHODS[method]
-        more = [part for owner, places in MORE.values() if owner == method for part in places.values()]
-        own = (*own, *(part for part in more if (folder / part).is_dir()))
+        shared = METHODS[method][0]
+        there = [*METHODS[method][1], *(part for part in _more(method) if (folder / part).is_dir())]
         write_bundle(
             folder,
             name="compact",
             method=method,
             licence=LICENCE,
-            components={**{name: SHARED[name] for name in shared}, **{part: part for part in own}},
+            components={**{name: SHARED[name] for name in shared}, **{part: part for part in there}},
             settings=settings,
         )
+
+
+def _more(method: str) -> list[str]:
+    """Names of the components that a method may lack."""
+    return [part for owner, places in MORE.values() if owner == method for part in places.values()]
+
+
+def _place(copies: Sequence[tuple[Path, Path]], packed: Collection[Path]) -> None:
+    """Put each source in the place of its target, packed where the target is named and the source is not yet.
+    All are ready before the first is replaced."""
+    made: dict[Path, Path] = {}
+    try:
+        for source, target in copies:
+            made[target] = target.with_name(f".{target.name}.{os.getpid()}")
+            if target in packed and not is_packed(source):
+                pack_component(source, made[target])
+            else:
+                shutil.copytree(source, made[target])
+    except BaseException:
+        for temporary in made.values():
+            shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    for target, temporary in made.items():
+        shutil.rmtree(target, ignore_errors=True)
+        temporary.replace(target)
 
 
 def _read_settings(method: str, path: Path | None) -> dict[str, Any]:
@@ -146,15 +180,6 @@ def _read_settings(method: str, path: Path | None) -> dict[str, Any]:
         accepted = f"expected the file that papers/{method}/choose.py writes"
         raise InputError(f"--{method}-settings", str(path), accepted)
     return settings
-
-
-def _replace(source: Path, target: Path) -> None:
-    if target.exists() and source.resolve() == target.resolve():
-        return
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    shutil.copytree(source, temporary)
-    shutil.rmtree(target, ignore_errors=True)
-    temporary.replace(target)
 
 
 if __name__ == "__main__":

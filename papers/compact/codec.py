@@ -27,6 +27,7 @@ from manyview.metrics.bootstrap import bootstrap_mean
 from manyview.metrics.image import psnr
 from manyview.nets.autoencoder import decode, encode
 from manyview.weights import open_bundle
+from manyview.weights.packing import load_component
 
 ROOT = Path(__file__).resolve().parents[2]
 BEGIN = "<!-- measured: written by papers/compact/codec.py -->"
@@ -50,7 +51,7 @@ def main(words: Sequence[str] | None = None) -> int:
         scenes = sorted(path.parent for path in given.data.glob("*/transforms.json"))
         if not scenes:
             raise InputError("--data", str(given.data), "holds no scene")
-        codec = AutoencoderKL.from_pretrained(bundle.folders("vae")["vae"], torch_dtype=torch.float32).eval()
+        codec = load_component(AutoencoderKL, bundle.folders("vae")["vae"], torch.float32)
         scores, objects = score(codec, scenes)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -51,6 +51,7 @@ from manyview.training.encoding import encode_latents
 from manyview.training.image_encoder import ImageEncoderTask
 from manyview.training.loop import fit
 from manyview.training.task import Task
+from manyview.weights.packing import load_component
 
 POSED = ("sparsefusion_eft", "sparsefusion_vldm", "regressor")
 """Stages that learn from views with their cameras."""
@@ -190,33 +191,39 @@ PARTS = {
     "sparsefusion_eft": Part(
         stage="sparsefusion_eft",
         **COLORS,
-        steps=1400,
+        steps=800,
         weight_decay=0.01,
         seed=1,
-        validate_every=150,
+        validate_every=100,
         options={**POSED_DATA, "rays_at_once": 64},
     ),
     "sparsefusion_vldm": Part(
         stage="sparsefusion_vldm",
-        steps=5000,
-        batch_size=8,
+        steps=1200,
+        batch_size=4,
         lr=1e-3,
         warmup_steps=50,
         optimizer="muon",
         ema_decay=0.998,
         weight_decay=0.01,
         seed=2,
-        validate_every=500,
-        options={**POSED_DATA, "noise_levels": 4, "initial": "sparsefusion_eft"},
+        validate_every=200,
+        options={
+            **POSED_DATA,
+            "noise_levels": 10,
+            "prediction": "v_prediction",
+            "blend": True,
+            "initial": "sparsefusion_eft",
+        },
     ),
     # As the EFT, on the same examples.
     "regressor": Part(
         stage="regressor",
         **COLORS,
-        steps=1400,
+        steps=800,
         weight_decay=0.01,
         seed=1,
-        validate_every=150,
+        validate_every=100,
         options={**POSED_DATA, "rays_at_once": 64},
     ),
 }
@@ -460,17 +467,15 @@ class Making:
         posed = open_posed(views)
         if stage != "vldm":
             return posed
-        vae: Any = AutoencoderKL.from_pretrained(str(self._export("vae")), local_files_only=True)
+        vae: Any = load_component(AutoencoderKL, self._export("vae"))
         root = self.work / "latents"
         latents = encode_latents(views, root, vae, device=self.device, progress=self.clock)
         return replace(posed, latents=latents)
 
     def _encode(self, folders: Iterable[Path]) -> tuple[Tensor, Tensor]:
         """Latents [N, A, C, h, w] and embeddings [N, A, D], float16, of all objects; kept on disk."""
-        vae: Any = AutoencoderKL.from_pretrained(str(self._export("vae")), local_files_only=True)
-        encoder: Any = CLIPVisionModelWithProjection.from_pretrained(
-            str(self._export("image_encoder")), local_files_only=True
-        )
+        vae: Any = load_component(AutoencoderKL, self._export("vae"))
+        encoder: Any = load_component(CLIPVisionModelWithProjection, self._export("image_encoder"))
         parts: dict[Path, tuple[Tensor, Tensor]] = {}
         chosen = list(folders)
         for folder in dict.fromkeys(chosen):

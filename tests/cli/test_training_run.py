@@ -26,6 +26,7 @@ from manyview.training import encoding
 from manyview.training.config import TrainConfig
 from manyview.types import Views
 from manyview.weights import write_bundle
+from manyview.weights.packing import pack_component, read_packed
 
 SHORT = ("--steps", "2", "--batch-size", "2", "--device", "cpu", "--dtype", "fp32", "--num-threads", "1")
 
@@ -227,6 +228,48 @@ def test_sweep_and_blend_are_trained_and_gone_on_with(trained: Path, tmp_path: P
     unet = json.loads((tmp_path / "run/export/unet/config.json").read_text())
     assert unet["in_channels"] == 8 + 2 * 6
     assert unet["out_channels"] == 8 + 1 + 3 * 3
+
+
+def test_packed_components_serve_as_ordinary_ones(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As codec and encoder, as what a run begins with, and as weights of `synth`."""
+    places = ["vae", "image_encoder", "dimvis/unet", "dimvis/conditioner"]
+    for place in places:
+        folder = trained / place / "export" if "/" not in place else trained / "dimvis/export" / place[7:]
+        pack_component(folder, tmp_path / place)
+    shutil.copytree(trained / "dimvis/export/scheduler", tmp_path / "dimvis/scheduler")
+    common = ["--data", str(trained / "packed"), *SHORT]
+    nets = ["--vae", str(tmp_path / "vae"), "--image-encoder", str(tmp_path / "image_encoder")]
+    runs = {
+        "dimvis": [*nets, "--initial", str(tmp_path / "dimvis")],
+        "vae": ["--initial", str(tmp_path / "vae"), "--freeze-encoder"],
+    }
+    for target, words in runs.items():
+        assert main(["train", target, *common, *words, "--out", str(tmp_path / "runs" / target)]) == 0
+    # A frozen encoder leaves as it came: expanded, and float16 again.
+    codec = AutoencoderKL.from_pretrained(tmp_path / "runs/vae/export").state_dict()
+    assert (tmp_path / "runs/vae/export/diffusion_pytorch_model.safetensors").is_file()
+    for name, value in read_packed(tmp_path / "vae").items():
+        if name.startswith("encoder."):
+            assert torch.equal(codec[name], value.half().float())
+
+    names = {"vae": "../vae", "image_encoder": "../image_encoder"}
+    own = {part: part for part in ("unet", "conditioner", "scheduler")}
+    write_bundle(
+        tmp_path / "dimvis", name="tiny", method="dimvis", licence="none", components={**names, **own}
+    )
+    write_png(tmp_path / "a.png", torch.full((3, 64, 64), 0.5))
+    words = ["synth", str(tmp_path / "a.png"), "--method", "dimvis", "--steps", "1", "--device", "cpu"]
+    words += ["--out", str(tmp_path / "out"), "--weights", str(tmp_path / "dimvis")]
+    assert main(words) == 0
+    assert len(read_scene(tmp_path / "out")) == 4
+    # A damaged file is one line, though the bundle would take it for its own by the hash.
+    (tmp_path / "vae/packed.safetensors").write_bytes(b"0")
+    capsys.readouterr()
+    assert main(["train", "dimvis", *common, *nets, "--out", str(tmp_path / "more")]) == 2
+    assert "--vae: " in (line := capsys.readouterr().err)
+    assert "packed.safetensors is damaged" in line
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from manyview.methods.sparsefusion.regressor import PixelRegressor
 from manyview.methods.sparsefusion.teacher import object_center
 from manyview.types import Cameras, Views, join_cameras
 from manyview.weights import open_bundle
+from manyview.weights.packing import load_component
 
 MODES: dict[str, Mode] = {HEADLINE: "field", "eft": "eft", "vldm": "vldm"}
 
@@ -144,10 +145,9 @@ def regressor_row(
 ) -> Row:
     """The regressor's row. Raises `InputError` where `weights` (compact, a folder, a hub id) hold none."""
     bundle = open_bundle(weights, REGRESSOR, "--regressor")
-    network: Any = PixelRegressor.from_pretrained(
-        bundle.folders("regressor")["regressor"], torch_dtype=dtype or torch.float32, local_files_only=True
-    )
-    answer = RegressorAnswerer(network=network.to(device).eval(), rows=ray_rows)
+    folder = bundle.folders("regressor")["regressor"]
+    network: Any = load_component(PixelRegressor, folder, dtype or torch.float32, argument="--regressor")
+    answer = RegressorAnswerer(network=network.to(device), rows=ray_rows)
     return Row(name=REGRESSOR, answer=answer, weights=bundle_weights(bundle), options={"rows": ray_rows})
 
 

@@ -87,7 +87,10 @@ def parameter_bytes(folders: Iterable[Path], dtype: Literal["fp32", "bf16", "fp1
         with path.open("rb") as stream:
             # The file starts with the length of its header as a little-endian 64-bit number, then json.
             header = json.loads(stream.read(struct.unpack("<Q", stream.read(8))[0]))
-        count += sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+        # Packed weights (weights/packing.py) keep scales beside their numbers; loading multiplies them in.
+        scales = {f"{name.removesuffix('.int8')}.scale" for name in header if name.endswith(".int8")}
+        passed_over = scales | {"__metadata__"}
+        count += sum(math.prod(entry["shape"]) for name, entry in header.items() if name not in passed_over)
     return count * (4 if dtype == "fp32" else 2)
 
 

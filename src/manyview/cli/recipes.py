@@ -536,11 +536,11 @@ def _encode(
     from transformers import CLIPVisionModelWithProjection
 
     from manyview.training.encoding import encode_views
+    from manyview.weights.packing import load_component
 
     vae = _codec(recipe)
-    encoder: Any = CLIPVisionModelWithProjection.from_pretrained(
-        str(_component(recipe, "image_encoder")), local_files_only=True
-    )
+    place = _component(recipe, "image_encoder")
+    encoder = load_component(CLIPVisionModelWithProjection, place, argument="--image-encoder")
     found = []
     for sources in groups:
         roots = [_latent_cache(recipe, source) for source in sources]
@@ -551,7 +551,9 @@ def _encode(
 def _codec(recipe: Recipe) -> Any:
     from diffusers import AutoencoderKL
 
-    return AutoencoderKL.from_pretrained(str(_component(recipe, "vae")), local_files_only=True)
+    from manyview.weights.packing import load_component
+
+    return load_component(AutoencoderKL, _component(recipe, "vae"), argument="--vae")
 
 
 def _component(recipe: Recipe, name: Literal["vae", "image_encoder"]) -> Path:

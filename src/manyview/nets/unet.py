@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -49,18 +48,15 @@ def build_unet(
     return unet
 
 
-def load_grown(unet: UNet2DConditionModel, folder: Path) -> None:
-    """Give `unet` the weights saved in `folder`, by a U-Net of the same sizes or of fewer channels.
+def load_grown(unet: UNet2DConditionModel, saved: UNet2DConditionModel) -> None:
+    """Give `unet` the weights of `saved`, a U-Net of the same sizes or of fewer channels.
 
     Input channels that the saved one has not got start at zero weights, and output channels that it has not
     got stay as they are in `unet`; both are the last ones.
     """
-    saved = UNet2DConditionModel.from_pretrained(
-        str(folder), local_files_only=True, torch_dtype=torch.float32
-    ).state_dict()
     state = unet.state_dict()
     with torch.no_grad():
         state["conv_in.weight"].zero_()
-        for name, value in saved.items():
+        for name, value in saved.state_dict().items():
             state[name][tuple(slice(size) for size in value.shape)] = value
     unet.load_state_dict(state)

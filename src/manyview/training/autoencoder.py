@@ -24,6 +24,7 @@ from manyview.nets.autoencoder import (
 from manyview.sampling.noise import item_noise
 from manyview.training.pictures import RandomPictures
 from manyview.training.task import Task
+from manyview.weights.packing import load_component
 
 
 class _Codec(nn.Module):
@@ -86,7 +87,7 @@ class AutoencoderTask(Task):
         if self.initial is None:
             codec = build_autoencoder("compact")
         else:
-            codec = AutoencoderKL.from_pretrained(str(self.initial), local_files_only=True)
+            codec = load_component(AutoencoderKL, self.initial, argument="--initial")
         codec.encoder.requires_grad_(not self.freeze_encoder)
         if codec.quant_conv is not None:
             codec.quant_conv.requires_grad_(not self.freeze_encoder)

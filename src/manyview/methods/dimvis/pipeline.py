@@ -26,6 +26,7 @@ from manyview.sampling.solvers import Solver, build_solver
 from manyview.sampling.workers import OnStep, count_workers, map_batches
 from manyview.types import Views
 from manyview.weights import Bundle
+from manyview.weights.packing import load_component
 
 
 class DimvisPipeline(DiffusionPipeline):
@@ -66,15 +67,13 @@ class DimvisPipeline(DiffusionPipeline):
     @classmethod
     def from_bundle(cls, bundle: Bundle, dtype: torch.dtype | None = None) -> DimvisPipeline:
         """Built from located weights; float32 unless another dtype is asked for."""
-        wanted = {"torch_dtype": dtype or torch.float32, "local_files_only": True}
+        chosen = dtype or torch.float32
         part = bundle.folders("vae", "image_encoder", "unet", "conditioner", "scheduler")
         pipeline = cls(
-            vae=AutoencoderKL.from_pretrained(part["vae"], **wanted),
-            image_encoder=CLIPVisionModelWithProjection.from_pretrained(
-                part["image_encoder"], dtype=wanted["torch_dtype"], local_files_only=True
-            ),
-            unet=UNet2DConditionModel.from_pretrained(part["unet"], **wanted),
-            conditioner=SlotConditioner.from_pretrained(part["conditioner"], **wanted),
+            vae=load_component(AutoencoderKL, part["vae"], chosen),
+            image_encoder=load_component(CLIPVisionModelWithProjection, part["image_encoder"], chosen),
+            unet=load_component(UNet2DConditionModel, part["unet"], chosen),
+            conditioner=load_component(SlotConditioner, part["conditioner"], chosen),
             scheduler=cast(DDIMScheduler, DDIMScheduler.from_pretrained(part["scheduler"])),
             guidance_by_references=bundle.settings.get("guidance_by_references", ()),
             default_solver=bundle.settings.get("solver", "ddim"),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from manyview.errors import InputError
@@ -18,6 +19,7 @@ from manyview.sampling.noise import item_integers, item_noise, item_uniform
 from manyview.sampling.solvers import NUM_TRAIN_STEPS, Prediction, build_scheduler, draw_timesteps
 from manyview.training.order import EpochOrder
 from manyview.training.task import Task
+from manyview.weights.packing import load_component
 
 _STREAMS = {"time": 1, "joint": 2, "subset": 3, "noise": 4, "start": 5}
 
@@ -116,11 +118,11 @@ class DimvisTask(Task):
         denoiser = build_denoiser(self.preset, self.options)
         if self.initial is not None:
             exported = (self.initial / "unet").is_dir()
-            load_grown(denoiser.unet, self.initial / "unet" if exported else self.initial)
+            place = self.initial / "unet" if exported else self.initial
+            saved = load_component(UNet2DConditionModel, place, torch.float32, argument="--initial")
+            load_grown(denoiser.unet, saved)
             if exported:
-                marks = SlotConditioner.from_pretrained(
-                    str(self.initial / "conditioner"), local_files_only=True
-                )
+                marks = load_component(SlotConditioner, self.initial / "conditioner", argument="--initial")
                 parts = {**denoiser.conditioner.state_dict(), **marks.float().state_dict()}
                 denoiser.conditioner.load_state_dict(parts)
         return denoiser

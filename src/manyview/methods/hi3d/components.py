@@ -14,12 +14,10 @@ from manyview.methods.hi3d.depth import DepthModel, PhotoDepth, load_depth
 from manyview.methods.hi3d.elevation import ElevationNet
 from manyview.methods.hi3d.unet import OrbitUNet
 from manyview.weights import Bundle
+from manyview.weights.packing import load_component
 
-_OPTIONAL: dict[str, Any] = {
-    "refiner": OrbitUNet,
-    "refine_scheduler": EulerDiscreteScheduler,
-    "elevation": ElevationNet,
-}
+_NETWORKS: dict[str, Any] = {"refiner": OrbitUNet, "elevation": ElevationNet}
+"""What a bundle may hold beside the first stage; the depth network is read by `load_depth`."""
 _CHOICES = {
     "default_steps": "steps",
     "default_guidance": "guidance",
@@ -38,19 +36,19 @@ _CHOICES = {
 
 def load_components(bundle: Bundle, dtype: torch.dtype) -> tuple[dict[str, Any], DepthModel | None]:
     """All components, and the depth network ready to estimate (with the statistics in its files)."""
-    wanted: dict[str, Any] = {"torch_dtype": dtype, "local_files_only": True}
     part = bundle.folders("vae", "image_encoder", "unet", "scheduler")
     made: dict[str, Any] = {
-        "vae": AutoencoderKL.from_pretrained(part["vae"], **wanted),
-        "image_encoder": CLIPVisionModelWithProjection.from_pretrained(
-            part["image_encoder"], dtype=dtype, local_files_only=True
-        ),
-        "unet": OrbitUNet.from_pretrained(part["unet"], **wanted),
+        "vae": load_component(AutoencoderKL, part["vae"], dtype),
+        "image_encoder": load_component(CLIPVisionModelWithProjection, part["image_encoder"], dtype),
+        "unet": load_component(OrbitUNet, part["unet"], dtype),
         "scheduler": EulerDiscreteScheduler.from_pretrained(part["scheduler"]),
     }
-    for name, kind in _OPTIONAL.items():
+    for name, kind in _NETWORKS.items():
         if name in bundle.components:
-            made[name] = kind.from_pretrained(str(bundle.components[name]), **wanted)
+            made[name] = load_component(kind, bundle.components[name], dtype)
+    if "refine_scheduler" in bundle.components:
+        folder = bundle.components["refine_scheduler"]
+        made["refine_scheduler"] = EulerDiscreteScheduler.from_pretrained(str(folder))
     if "depth" not in bundle.components:
         return made, None
     model = load_depth(bundle.components["depth"], argument="--weights")

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from manyview.data.latents import weights_identity
 from manyview.errors import InputError
 from manyview.methods.hi3d.depth_net import DepthNet
+from manyview.weights.packing import load_component
 
 Normalize = Literal["clip", "frame", "none"]
 Channels = Literal[9, 1]
@@ -130,7 +131,7 @@ def load_depth(weights: str | Path, *, argument: str = "--depth", **options: Any
     if (folder / "config.json").is_file() and '"DepthNet"' in (folder / "config.json").read_text():
         if options:
             raise InputError(argument, sorted(options), "are options of other depth networks than ours")
-        return DepthNet.from_pretrained(str(folder), local_files_only=True).eval()
+        return load_component(DepthNet, folder, argument=argument).eval()
     from transformers import AutoModelForDepthEstimation
     from transformers.image_processing_base import ImageProcessingMixin
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import UNetSpatioTemporalConditionModel
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from manyview.errors import InputError
 from manyview.methods.hi3d.unet import OrbitUNet
+from manyview.weights.packing import load_component
 
 _FIRST = "conv_in.weight"
 _LAST = ("conv_out.weight", "conv_out.bias")
@@ -28,7 +30,7 @@ def load_initial(unet: OrbitUNet, folder: Path) -> None:
     kind = (
         OrbitUNet if "OrbitUNet" in (folder / "config.json").read_text() else UNetSpatioTemporalConditionModel
     )
-    saved = kind.from_pretrained(str(folder), local_files_only=True, torch_dtype=torch.float32)
+    saved: Any = load_component(kind, folder, torch.float32, argument="--initial")
     given, state = saved.state_dict(), unet.state_dict()
     slot = int(unet.config["vector_dim"]) // int(unet.config["vector_slots"])
     for name, value in state.items():

@@ -24,6 +24,7 @@ from manyview.methods.hi3d.degradation import compact_options, degrade
 from manyview.methods.hi3d.depth_net import DepthNet
 from manyview.sampling.noise import generator_seed
 from manyview.training.task import Task
+from manyview.weights.packing import load_component
 
 _STREAM = 0x647074
 _EDGES, _COVER = 0.5, 0.1
@@ -91,9 +92,7 @@ class DepthTask(Task):
     def build(self) -> nn.Module:
         """The network, fresh or from `initial`."""
         if self.initial is not None:
-            return DepthNet.from_pretrained(
-                str(self.initial), local_files_only=True, torch_dtype=torch.float32
-            )
+            return load_component(DepthNet, self.initial, torch.float32, argument="--initial")
         return DepthNet(size=self.size, near=self.codes.near, far=self.codes.far)
 
     def batch(self, items: Tensor) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ from manyview.geometry.trajectories import spherical_angles
 from manyview.methods.hi3d.elevation import ElevationNet, frame_outline
 from manyview.sampling.noise import generator_seed
 from manyview.training.task import Task
+from manyview.weights.packing import load_component
 
 _STREAM = 0x656C65
 _MOST_VALIDATED = 256
@@ -65,9 +66,7 @@ class ElevationTask(Task):
         """The network, fresh or from `initial`."""
         if self.initial is None:
             return ElevationNet()
-        return ElevationNet.from_pretrained(
-            str(self.initial), local_files_only=True, torch_dtype=torch.float32
-        )
+        return load_component(ElevationNet, self.initial, torch.float32, argument="--initial")
 
     def batch(self, items: Tensor) -> dict[str, Tensor]:
         """images [B, 3, S, S] framed by their outlines; elevation_deg [B]."""

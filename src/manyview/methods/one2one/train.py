@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from manyview.methods.one2one.model import PairDenoiser, PoseConditioner, build_denoiser
@@ -16,6 +17,7 @@ from manyview.sampling.noise import item_integers, item_noise, item_uniform
 from manyview.sampling.solvers import Prediction, build_scheduler, draw_timesteps
 from manyview.training.order import EpochOrder
 from manyview.training.task import Task
+from manyview.weights.packing import load_component
 
 _STREAMS = {"time": 1, "drop": 2, "reference": 3, "noise": 4, "turn": 5}
 
@@ -66,8 +68,10 @@ class One2OneTask(Task):
         """Fresh weights, or those of `initial`, an exported run."""
         denoiser = build_denoiser(self.preset, self.latents.shape[2], self.embeddings.shape[2])
         if self.initial is not None:
-            load_grown(denoiser.unet, self.initial / "unet")
-            mark = PoseConditioner.from_pretrained(str(self.initial / "conditioner"), local_files_only=True)
+            place = self.initial / "unet"
+            saved = load_component(UNet2DConditionModel, place, torch.float32, argument="--initial")
+            load_grown(denoiser.unet, saved)
+            mark = load_component(PoseConditioner, self.initial / "conditioner", argument="--initial")
             denoiser.conditioner.load_state_dict(mark.float().state_dict())
         return denoiser
 

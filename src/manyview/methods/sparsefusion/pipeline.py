@@ -28,6 +28,7 @@ from manyview.progress import Progress, silent
 from manyview.sampling.noise import item_noise
 from manyview.types import Cameras, Views, join_cameras
 from manyview.weights import Bundle
+from manyview.weights.packing import load_component
 
 Mode = Literal["field", "vldm", "eft"]
 MODES: tuple[Mode, ...] = ("field", "vldm", "eft")
@@ -80,14 +81,14 @@ class SparseFusionPipeline(DiffusionPipeline):
     @classmethod
     def from_bundle(cls, bundle: Bundle, dtype: torch.dtype | None = None) -> SparseFusionPipeline:
         """Built from located weights; float32 unless another dtype is asked for."""
-        wanted = {"torch_dtype": dtype or torch.float32, "local_files_only": True}
+        chosen = dtype or torch.float32
         part = bundle.folders("vae", "eft", "unet", "scheduler")
-        unet = cast(VldmUnet, VldmUnet.from_pretrained(part["unet"], **wanted))
+        unet = load_component(VldmUnet, part["unet"], chosen)
         # Half precision would turn the phases of the noise level's embedding.
         unet.noise_level.frequencies.data = unet.noise_level.frequencies.data.float()
         pipeline = cls(
-            vae=AutoencoderKL.from_pretrained(part["vae"], **wanted),
-            eft=cast(EpipolarTransformer, EpipolarTransformer.from_pretrained(part["eft"], **wanted)),
+            vae=load_component(AutoencoderKL, part["vae"], chosen),
+            eft=load_component(EpipolarTransformer, part["eft"], chosen),
             unet=unet,
             scheduler=cast(DDIMScheduler, DDIMScheduler.from_pretrained(part["scheduler"])),
             default_solver=bundle.settings.get("solver", bundle.settings.get("default_solver", "ddim")),

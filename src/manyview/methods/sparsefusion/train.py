@@ -28,6 +28,7 @@ from manyview.methods.sparsefusion.vldm import build_scheduler, denoising_loss
 from manyview.sampling.noise import item_integers, item_noise, item_uniform
 from manyview.training.task import Task
 from manyview.types import Cameras, join_cameras
+from manyview.weights.packing import load_component
 
 Stage = Literal["joint", "eft", "vldm", "regressor"]
 _WITH_LATENTS = ("joint", "vldm")
@@ -299,13 +300,13 @@ class SparseFusionTask(Task):
         folder = self.initial
         if folder is not None and (folder / self.component).is_dir():
             kind: Any = PixelRegressor if self.stage == "regressor" else EpipolarTransformer
-            eft: Any = kind.from_pretrained(str(folder / self.component), local_files_only=True)
+            eft: Any = load_component(kind, folder / self.component, argument="--initial")
         else:
             eft = self.build_regressor() if self.stage == "regressor" else self.build_eft()
         unet: Any = None
         if self.stage in _WITH_LATENTS:
             if folder is not None and (folder / "unet").is_dir():
-                unet = VldmUnet.from_pretrained(str(folder / "unet"), local_files_only=True)
+                unet = load_component(VldmUnet, folder / "unet", argument="--initial")
             else:
                 unet = self.build_unet(eft.config["width"])
             unet = unet.float()

@@ -28,6 +28,7 @@ from manyview.methods.hi3d.train_elevation import ElevationTask
 from manyview.methods.hi3d.unet import OrbitUNet
 from manyview.training.encoding import encode_views
 from manyview.training.task import Task
+from manyview.weights.packing import load_component
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,11 +180,10 @@ class Hi3dStages:
 
     def _first_stage(self) -> Hi3dPipeline:
         folder = self.export("hi3d_orbit")
-        wanted: dict[str, Any] = {"torch_dtype": torch.float32, "local_files_only": True}
         pipeline = Hi3dPipeline(
             vae=self._codec(),
             image_encoder=self._encoder(),
-            unet=cast(OrbitUNet, OrbitUNet.from_pretrained(folder / "unet", **wanted)),
+            unet=load_component(OrbitUNet, folder / "unet", torch.float32),
             scheduler=cast(
                 EulerDiscreteScheduler, EulerDiscreteScheduler.from_pretrained(str(folder / "scheduler"))
             ),
@@ -192,12 +192,10 @@ class Hi3dStages:
         return pipeline.to(self.device)
 
     def _codec(self) -> AutoencoderKL:
-        return AutoencoderKL.from_pretrained(str(self.export("vae")), local_files_only=True).float().eval()
+        return load_component(AutoencoderKL, self.export("vae"), torch.float32)
 
     def _encoder(self) -> CLIPVisionModelWithProjection:
-        folder = str(self.export("image_encoder"))
-        found = CLIPVisionModelWithProjection.from_pretrained(folder, local_files_only=True)
-        return cast(Any, found).float().eval()
+        return load_component(CLIPVisionModelWithProjection, self.export("image_encoder"), torch.float32)
 
 
 _NAME = "the orbits of train_all.py"

@@ -53,8 +53,8 @@ def write_tables(plans: dict[int, MemoryPlan]) -> str:
     """Peaks by frames in the codec, and by step at 1 and at 16."""
     lines = [
         "# Memory of the published pipeline, planned\n",
-        "`python papers/hi3d/memory.py`: 16 views of 512, then of 1024 pixels, float16, GB (10^9 bytes). Users"
-        f" of the published code report {REPORTED / 1e9:.0f} GB.\n",
+        "`python papers/hi3d/memory.py`: 16 views of 512, then of 1024 pixels, float16, GB (10^9 bytes)."
+        f" Users of the published code report {REPORTED / 1e9:.0f} GB.\n",
         "| frames in the codec at once | all networks on the device | decided by | only the one at work |"
         " decided by |",
         "|---:|---:|---|---:|---|",

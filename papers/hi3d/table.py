@@ -48,7 +48,7 @@ ROOT = Path(__file__).resolve().parents[2]
 STEM = "hi3d_orbit16"
 BEGIN = "<!-- measured: written by papers/hi3d/table.py -->"
 END = "<!-- end of measured -->"
-LABELS = {
+LABELS: dict[str, str] = {
     HEADLINE: "Hi3D",
     COARSE: "without refinement, enlarged bicubically",
     NO_DEPTH: "refined without depth",
@@ -181,10 +181,10 @@ def claims(report: Mapping[str, Any]) -> list[str]:
     """What the issue and the paper claim, in words, by the intervals of differences and means."""
     found = []
     rows = rows_of(report)
-    first = LABELS.get(report["method"], report["method"])
+    first = _label(report["method"])
     for metric in _COMPARED:
         less = {
-            LABELS.get(name, name): row["difference"][metric]
+            _label(name): row["difference"][metric]
             for name, row in report["rows"].items()
             if "mean" in row.get("difference", {}).get(metric, {})
         }
@@ -241,7 +241,7 @@ def _view_table(report: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]
         cells = [number_cell(numbers.get(_PAPER_OF.get(one, one)), METRICS[one][0]) for one in shown]
         lines.append(table_line([f"paper: {name}", *cells, "", ""]))
     for name in sorted(named, key=_place):
-        row, label = named[name], LABELS.get(name, name)
+        row, label = named[name], _label(name)
         cells = [label, *(_cell(row["metrics"], one, METRICS) for one in shown)]
         cells.append(_cell(row.get("difference", {}), "psnr", METRICS) if "difference" in row else "")
         lines.append(
@@ -267,7 +267,7 @@ def _distance_table(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
         table_line(["---", *["---:"] * len(angles)]),
     ]
     for name in sorted(named, key=_place):
-        label, parts = LABELS.get(name, name), named[name]
+        label, parts = _label(name), named[name]
         lines.append(table_line([label, *(number_cell(parts[a]["psnr"]["mean"], 2) for a in angles)]))
         for key in parts[angles[0]]:
             if key.startswith("mean_of_"):
@@ -297,7 +297,7 @@ def _mesh_table(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
         cells = [label, "-", number_cell(numbers["chamfer"], 4), number_cell(numbers["iou"], 4), ""]
         lines.append(table_line(cells))
     for name, row in named.items():
-        label = f"M = {name.removeprefix('mesh_')}" if name.startswith("mesh_") else LABELS.get(name, name)
+        label = f"M = {name.removeprefix('mesh_')}" if name.startswith("mesh_") else _label(name)
         cells = [_cell(row["metrics"], one, MESH_METRICS) for one in MESH_METRICS]
         lines.append(table_row([label, *cells, str(row["meshes"])], bold=name == mesh_name(BEST_MESH)))
     return lines
@@ -305,6 +305,10 @@ def _mesh_table(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 def _cell(scores: Mapping[str, Any], name: str, digits: Mapping[str, tuple[int, bool]]) -> str:
     return estimate_cell(scores.get(name), digits[name][0])
+
+
+def _label(name: str) -> str:
+    return LABELS.get(name, name)
 
 
 def _place(name: str) -> int:

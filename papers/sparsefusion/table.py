@@ -39,7 +39,7 @@ ROOT = Path(__file__).resolve().parents[2]
 STEM = "sparsefusion_fewview"
 BEGIN = "<!-- measured: written by papers/sparsefusion/table.py -->"
 END = "<!-- end of measured -->"
-LABELS = {
+LABELS: dict[str, str] = {
     HEADLINE: "SparseFusion (field)",
     "eft": "EFT alone",
     "vldm": "diffusion alone (VLDM)",
@@ -149,7 +149,7 @@ def write_table(report: Mapping[str, Any], command: str) -> str:
             cells = [number_cell(numbers.get(metric), METRICS[metric][0]) for metric in shown]
             lines.append(table_line([f"paper: {name}", *cells, "", ""]))
         for name in sorted(rows, key=_place):
-            lines.append(_row(LABELS.get(name, name), rows[name], shown, bold=name == report["method"]))
+            lines.append(_row(_label(name), rows[name], shown, bold=name == report["method"]))
     lines += ["", *claims(report)]
     notes = {**{name: row for name, row in report["rows"].items() if "skipped" in row}, **report["metrics"]}
     lines += [
@@ -159,7 +159,7 @@ def write_table(report: Mapping[str, Any], command: str) -> str:
         if row.get("failed"):
             scenes = sorted({one["scene"] for one in row["failed"]})
             lines.append(
-                f"- {LABELS.get(name, name)}: {len(row['failed'])} fits found nothing"
+                f"- {_label(name)}: {len(row['failed'])} fits found nothing"
                 f" ({', '.join(scenes)}) and count as white."
             )
     return "\n".join(lines) + "\n"
@@ -174,7 +174,7 @@ def claims(report: Mapping[str, Any]) -> list[str]:
             if "mean" not in part.get(metric, {}):
                 continue
             less = {
-                LABELS.get(name, name): row["by_references"][count]["difference"][metric]
+                _label(name): row["by_references"][count]["difference"][metric]
                 for name, row in report["rows"].items()
                 if metric in row.get("by_references", {}).get(count, {}).get("difference", {})
             }
@@ -182,6 +182,10 @@ def claims(report: Mapping[str, Any]) -> list[str]:
             if words:
                 found.append(f"- {metric}, {count} inputs: {words}.")
     return found
+
+
+def _label(name: str) -> str:
+    return LABELS.get(name, name)
 
 
 def _place(name: str) -> int:

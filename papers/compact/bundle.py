@@ -163,6 +163,7 @@ def _place(copies: Sequence[tuple[Path, Path]], packed: Collection[Path]) -> Non
                 pack_component(source, made[target])
             else:
                 shutil.copytree(source, made[target])
+            _forget_place(made[target] / "config.json")
     except BaseException:
         for temporary in made.values():
             shutil.rmtree(temporary, ignore_errors=True)
@@ -170,6 +171,14 @@ def _place(copies: Sequence[tuple[Path, Path]], packed: Collection[Path]) -> Non
     for target, temporary in made.items():
         shutil.rmtree(target, ignore_errors=True)
         temporary.replace(target)
+
+
+def _forget_place(config: Path) -> None:
+    """Drop from a network's config where it was loaded from: a folder of the machine that trained it."""
+    if config.is_file():
+        told = json.loads(config.read_text())
+        if told.pop("_name_or_path", None) is not None:
+            config.write_text(json.dumps(told, indent=2) + "\n")
 
 
 def _read_settings(method: str, path: Path | None) -> dict[str, Any]:

@@ -107,6 +107,15 @@ DENOISER = {"steps": 5000, "batch_size": 16, "lr": 1e-3, "warmup_steps": 50, "op
 # Shares: procedural objects, meshes, and the rigs of random cameras together.
 POSED_DATA = {"shares": (0.5, 0.25, 0.25), "context_views": (1, 6)}
 COLORS = {"batch_size": 8, "lr": 1e-3, "warmup_steps": 50, "optimizer": "muon", "ema_decay": 0.998}
+_VLDM = {
+    "batch_size": 4,
+    "warmup_steps": 50,
+    "optimizer": "muon",
+    "ema_decay": 0.998,
+    "weight_decay": 0.01,
+    "validate_every": 200,
+}
+_VLDM_OPTIONS = {**POSED_DATA, "noise_levels": 10, "prediction": "v_prediction", "blend": True}
 PARTS = {
     # A fresh codec sees small crops and many negatives, which teach it colour; then larger, truer ones.
     "vae_48": Part(
@@ -197,24 +206,22 @@ PARTS = {
         validate_every=100,
         options={**POSED_DATA, "rays_at_once": 64},
     ),
-    "sparsefusion_vldm": Part(
+    # Twice, the second time from where the first ended, at a lower rate.
+    "sparsefusion_vldm_1": Part(
         stage="sparsefusion_vldm",
         steps=1200,
-        batch_size=4,
         lr=1e-3,
-        warmup_steps=50,
-        optimizer="muon",
-        ema_decay=0.998,
-        weight_decay=0.01,
         seed=2,
-        validate_every=200,
-        options={
-            **POSED_DATA,
-            "noise_levels": 10,
-            "prediction": "v_prediction",
-            "blend": True,
-            "initial": "sparsefusion_eft",
-        },
+        **_VLDM,
+        options={**_VLDM_OPTIONS, "initial": "sparsefusion_eft"},
+    ),
+    "sparsefusion_vldm": Part(
+        stage="sparsefusion_vldm",
+        steps=1000,
+        lr=6e-4,
+        seed=3,
+        **_VLDM,
+        options={**_VLDM_OPTIONS, "initial": "sparsefusion_vldm_1"},
     ),
     # As the EFT, on the same examples.
     "regressor": Part(

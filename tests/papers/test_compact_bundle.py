@@ -65,6 +65,13 @@ def test_networks_are_packed(script: ModuleType, exports: Path, tmp_path: Path, 
     assert not list(out.rglob(".*"))
 
 
+def test_where_a_network_was_trained_is_not_told(script: ModuleType, exports: Path, tmp_path: Path) -> None:
+    told = {"of": "vae", "_name_or_path": str(tmp_path)}
+    (exports / "vae" / "config.json").write_text(json.dumps(told))
+    assert script.main([*flags(exports), "--out", str(tmp_path / "out")]) == 0
+    assert json.loads((tmp_path / "out/vae/config.json").read_text()) == {"of": "vae"}
+
+
 def test_some_stay_as_they_are_until_they_are_packed_in_place(
     script: ModuleType, exports: Path, tmp_path: Path
 ) -> None:

@@ -73,7 +73,9 @@ def main() -> None:
         rows.append(row)
         print_row(row)
     if given.out is not None:
+        # Of the data set its name alone: others keep it elsewhere.
         shown = {key: str(value) for key, value in vars(given).items() if key != "out"}
+        shown["data"] = given.data.resolve().name
         machine = {
             "processor": platform.processor() or platform.machine(),
             "threads": torch.get_num_threads(),

@@ -25,6 +25,7 @@ from manyview.methods.hi3d.refine_data import CoarseOptions, encode_coarse
 from manyview.methods.hi3d.train import Hi3dOptions, Hi3dTask
 from manyview.methods.hi3d.train_depth import DepthTask
 from manyview.methods.hi3d.train_elevation import ElevationTask
+from manyview.methods.hi3d.train_upscaler import UpscalerTask
 from manyview.methods.hi3d.unet import OrbitUNet
 from manyview.training.encoding import encode_views
 from manyview.training.task import Task
@@ -112,6 +113,9 @@ class Hi3dStages:
             folders, spread = _spread(groups, shares)
             held_out = self.fine_validation
             return DepthTask(folders, spread, held_out, size=self.sizes.pixels, seed=seed, data_name=_NAME)
+        if stage == "hi3d_upscaler":
+            folders, spread = _spread(self.fine, shares)
+            return UpscalerTask(folders, spread, self.fine_validation, seed=seed, data_name=_NAME, **given)
         if stage == "hi3d_elevation":
             folders, spread = _spread([*self.orbits, list(anywhere)], shares)
             views = [PackedViews(folder) for folder in folders]

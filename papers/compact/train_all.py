@@ -4,10 +4,10 @@
 
 YCB: a folder with the YCB scans as mesh files, of which every tenth by name, from the first on, is held out
 for validation. Stages: data, vae, image_encoder, dimvis, one2one, sparsefusion_eft, sparsefusion_vldm,
-regressor, hi3d_depth, hi3d_elevation, hi3d_orbit, hi3d_refine, bundle. A finished stage is skipped and a
-begun one gone on with, so that after Ctrl-C, a kill or the end of `--minutes` the same words continue. Exit
-codes: 0 done, 2 bad input, 130 stopped.
-docs/training/README.md says more.
+regressor, hi3d_depth, hi3d_elevation, hi3d_orbit, hi3d_refine, hi3d_upscaler, bundle. hi3d_upscaler trains
+what only Hi3D's table needs, so it runs only where it is named. A finished stage is skipped and a begun one
+gone on with, so that after Ctrl-C, a kill or the end of `--minutes` the same words continue. Exit codes: 0
+done, 2 bad input, 130 stopped. docs/training/README.md says more.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from clock import Clock
 from diffusers import AutoencoderKL
 from hi3d_stages import Hi3dStages, Sizes
+from parts import PARTS, Part
 from torch import Tensor
 from transformers import CLIPVisionModelWithProjection
 
@@ -56,10 +57,13 @@ from manyview.weights.packing import load_component
 POSED = ("sparsefusion_eft", "sparsefusion_vldm", "regressor")
 """Stages that learn from views with their cameras."""
 HI3D = ("hi3d_depth", "hi3d_elevation", "hi3d_orbit", "hi3d_refine")
-STAGES = ("data", "vae", "image_encoder", "dimvis", "one2one", *POSED, *HI3D, "bundle")
+OPTIONAL = ("hi3d_upscaler",)
+STAGES = ("data", "vae", "image_encoder", "dimvis", "one2one", *POSED, *HI3D, *OPTIONAL, "bundle")
+"""Stages that no weights of the package come from."""
 
 
-# ---- The recipe of the weights in the package. `--scale` multiplies NUM_OBJECTS and every `steps`. ----
+# ---- The data of the recipe; its training runs are in parts.py. `--scale` multiplies NUM_OBJECTS and every
+# `steps`. ----
 
 SIZE = 128
 """Pixels a side of a view; 16 views an object, all from elevation 30 degrees (the protocol orbit16)."""
@@ -84,213 +88,6 @@ FINE_TURNS = 1
 """placements. The first stage draws in this many steps what the second learns to refine:"""
 OWN_STEPS = 10
 
-
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """One training run: a row of the recipe."""
-
-    stage: str
-    steps: int
-    batch_size: int
-    lr: float
-    warmup_steps: int
-    ema_decay: float
-    weight_decay: float
-    seed: int
-    validate_every: int = 0
-    optimizer: Literal["adamw", "muon"] = "adamw"
-    options: Mapping[str, Any] = field(default_factory=dict)
-    """Further options of the task. `shares`: how often procedural objects and meshes are drawn from."""
-
-
-DENOISER = {"steps": 5000, "batch_size": 16, "lr": 1e-3, "warmup_steps": 50, "optimizer": "muon"}
-# Shares: procedural objects, meshes, and the rigs of random cameras together.
-POSED_DATA = {"shares": (0.5, 0.25, 0.25), "context_views": (1, 6)}
-COLORS = {"batch_size": 8, "lr": 1e-3, "warmup_steps": 50, "optimizer": "muon", "ema_decay": 0.998}
-_VLDM = {
-    "batch_size": 4,
-    "warmup_steps": 50,
-    "optimizer": "muon",
-    "ema_decay": 0.998,
-    "weight_decay": 0.01,
-    "validate_every": 200,
-}
-_VLDM_OPTIONS = {**POSED_DATA, "noise_levels": 10, "prediction": "v_prediction", "blend": True}
-PARTS = {
-    # A fresh codec sees small crops and many negatives, which teach it colour; then larger, truer ones.
-    "vae_48": Part(
-        stage="vae",
-        steps=1500,
-        batch_size=16,
-        lr=2.5e-3,
-        warmup_steps=100,
-        ema_decay=0.998,
-        weight_decay=1e-4,
-        seed=0,
-        options={"crop": 48, "negatives": 0.5, "shares": (0.65, 0.35)},
-    ),
-    "vae_64": Part(
-        stage="vae",
-        steps=3000,
-        batch_size=16,
-        lr=2e-3,
-        warmup_steps=50,
-        ema_decay=0.998,
-        weight_decay=1e-4,
-        seed=1,
-        validate_every=500,
-        options={"crop": 64, "negatives": 0.15, "shares": (0.65, 0.35), "initial": "vae_48"},
-    ),
-    # Whole views, and the decoder alone: what a crop cannot show it is how much white surrounds an object.
-    "vae": Part(
-        stage="vae",
-        steps=500,
-        batch_size=4,
-        lr=6e-4,
-        warmup_steps=50,
-        ema_decay=0.998,
-        weight_decay=1e-4,
-        seed=1,
-        validate_every=250,
-        options={
-            "crop": SIZE,
-            "negatives": 0.0,
-            "shares": (0.65, 0.35),
-            "initial": "vae_64",
-            "freeze_encoder": True,
-        },
-    ),
-    "image_encoder": Part(
-        stage="image_encoder",
-        steps=800,
-        batch_size=64,
-        lr=1e-3,
-        warmup_steps=50,
-        ema_decay=0.99,
-        weight_decay=0.01,
-        seed=0,
-        validate_every=200,
-        options={"shares": (0.75, 0.25)},
-    ),
-    "dimvis": Part(
-        stage="dimvis",
-        **DENOISER,
-        ema_decay=0.998,
-        weight_decay=0.01,
-        seed=0,
-        validate_every=500,
-        options={
-            "slot_embedding": True,
-            "slot_time": True,
-            "aligned": True,
-            "sweep_depths": 12,
-            "blend": True,
-            "prediction": "v_prediction",
-            "time_exponent": 0.7,
-        },
-    ),
-    "one2one": Part(
-        stage="one2one",
-        **DENOISER,
-        ema_decay=0.998,
-        weight_decay=0.01,
-        seed=0,
-        options={"prediction": "v_prediction", "time_exponent": 0.7},
-    ),
-    "sparsefusion_eft": Part(
-        stage="sparsefusion_eft",
-        **COLORS,
-        steps=800,
-        weight_decay=0.01,
-        seed=1,
-        validate_every=100,
-        options={**POSED_DATA, "rays_at_once": 64},
-    ),
-    # Twice, the second time from where the first ended, at a lower rate.
-    "sparsefusion_vldm_1": Part(
-        stage="sparsefusion_vldm",
-        steps=1200,
-        lr=1e-3,
-        seed=2,
-        **_VLDM,
-        options={**_VLDM_OPTIONS, "initial": "sparsefusion_eft"},
-    ),
-    "sparsefusion_vldm": Part(
-        stage="sparsefusion_vldm",
-        steps=1000,
-        lr=6e-4,
-        seed=3,
-        **_VLDM,
-        options={**_VLDM_OPTIONS, "initial": "sparsefusion_vldm_1"},
-    ),
-    # As the EFT, on the same examples.
-    "regressor": Part(
-        stage="regressor",
-        **COLORS,
-        steps=800,
-        weight_decay=0.01,
-        seed=1,
-        validate_every=100,
-        options={**POSED_DATA, "rays_at_once": 64},
-    ),
-}
-
-_HI3D = {"optimizer": "muon", "lr": 1e-3, "warmup_steps": 50, "ema_decay": 0.998, "weight_decay": 0.01}
-_LEVELS = {"log_sigma": (0.2, 1.4), "drop": 0.05, "joint_drop": 0.05, "closed": True}
-# Shares: procedural objects, then meshes.
-PARTS |= {
-    "hi3d_depth": Part(
-        stage="hi3d_depth",
-        steps=500,
-        batch_size=32,
-        lr=2e-3,
-        warmup_steps=50,
-        ema_decay=0.99,
-        weight_decay=0.01,
-        seed=0,
-        validate_every=100,
-        options={"shares": (0.5, 0.5)},
-    ),
-    "hi3d_elevation": Part(
-        stage="hi3d_elevation",
-        steps=800,
-        batch_size=64,
-        lr=1e-3,
-        warmup_steps=50,
-        ema_decay=0.99,
-        weight_decay=0.01,
-        seed=0,
-        validate_every=200,
-        # The third: views from anywhere.
-        options={"shares": (0.2, 0.3, 0.5)},
-    ),
-    "hi3d_orbit": Part(
-        stage="hi3d_orbit",
-        **_HI3D,
-        steps=2600,
-        batch_size=4,
-        seed=0,
-        validate_every=400,
-        # At 30 degrees, and beside them at all others together.
-        options={**_LEVELS, "sweep_depths": 12, "blend": True, "shares": (0.2, 0.2, 0.3, 0.3)},
-    ),
-    "hi3d_refine": Part(
-        stage="hi3d_refine",
-        **_HI3D,
-        steps=2000,
-        batch_size=4,
-        seed=0,
-        validate_every=1000,
-        options={
-            **_LEVELS,
-            "blend": True,
-            "window": 6,
-            "crop": 16,
-            "own_share": 0.5,
-            "shares": (0.5, 0.5),
-        },
-    ),
-}
 
 # ---- The end of the recipe. ----
 
@@ -431,7 +228,7 @@ class Making:
             return ImageEncoderTask(folders, options["shares"], validation, seed=part.seed)
         if part.stage in POSED:
             return self._posed_task(part)
-        if part.stage in HI3D:
+        if part.stage in (*HI3D, "hi3d_upscaler"):
             anywhere = self._make_rigs() if part.stage == "hi3d_elevation" else []
             return self.hi3d.task(part.stage, part.options, part.seed, anywhere)
         latents, embeddings = self._encode([folders[0], *folders[1:] * MESH_REPEATS])
@@ -576,7 +373,8 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--work", type=Path, required=True, help="folder for data, runs and cached latents")
     parser.add_argument("--meshes", type=Path, help="folder of the YCB scans (for the stage data)")
-    parser.add_argument("--stage", nargs="+", choices=STAGES, default=list(STAGES), help="only these")
+    usual = [stage for stage in STAGES if stage not in OPTIONAL]
+    parser.add_argument("--stage", nargs="+", choices=STAGES, default=usual, help="only these")
     parser.add_argument("--scale", type=float, default=1.0, help="of steps and procedural objects")
     parser.add_argument("--minutes", type=float, help="stop after this long; the next start goes on")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))

@@ -23,6 +23,7 @@ from manyview.bench.orbit16_options import (
     NAMES,
     NO_DEPTH,
     OPPONENT,
+    UPSCALED,
     Orbit16Options,
     mesh_name,
 )
@@ -51,6 +52,7 @@ END = "<!-- end of measured -->"
 LABELS: dict[str, str] = {
     HEADLINE: "Hi3D",
     COARSE: "without refinement, enlarged bicubically",
+    UPSCALED: "without refinement, enlarged by a network (Swin2SR)",
     NO_DEPTH: "refined without depth",
     OPPONENT: "one-to-one model, 15 times",
     "copy_input": "copy of the input",
@@ -79,6 +81,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--work", type=Path, required=True, help="folder where finished answers are kept")
     parser.add_argument("--weights", default="compact", help="compact, a folder, a hub id")
     parser.add_argument("--one2one", default="compact", help="weights of the one-to-one model")
+    parser.add_argument("--upscaler", help="a Swin2SR to twice the size, by folder or hub id, for its row")
     parser.add_argument("--inputs", type=int, default=1, help="different inputs an object")
     parser.add_argument("--samples", type=int, default=1, help="orbits a question, of Hi3D's first two rows")
     parser.add_argument("--only", nargs="*", choices=NAMES, help="only these rows")
@@ -109,6 +112,7 @@ def main(words: Sequence[str] | None = None) -> int:
                 only=given.only,
                 meshes=given.meshes,
                 num_samples=given.samples,
+                upscaler=given.upscaler,
                 seed=given.seed,
             ),
             weights=given.weights,
@@ -124,6 +128,7 @@ def main(words: Sequence[str] | None = None) -> int:
             progress=TerminalProgress(),
         )
         folders = (given.data, given.work, given.results, given.page, given.weights, given.one2one)
+        folders = (*folders, given.upscaler) if given.upscaler else folders
         typed = sys.argv[1:] if words is None else words
         text = write_tables(report, shown_command("papers/hi3d/table.py", typed, folders))
         write_json(given.results / f"{STEM}.json", report)

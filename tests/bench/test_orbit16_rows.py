@@ -30,6 +30,7 @@ from manyview.lift.reconstruction import ReconstructOptions
 from manyview.lift.sdf.options import SdfOptions
 from manyview.lift.splats.options import SplatOptions
 from manyview.methods.hi3d.pipeline import Hi3dPipeline
+from manyview.methods.hi3d.upscaler import build_upscaler
 from manyview.methods.one2one.pipeline import One2OnePipeline
 from manyview.metrics.image import psnr
 from manyview.progress import silent
@@ -109,6 +110,27 @@ def test_rows_of_the_method(noisy: Path, pipeline: Hi3dPipeline, monkeypatch: py
     small = run(pipeline, noisy, size=SIZE)
     assert small["resolution"] == SIZE
     assert small["metrics"]["psnr"]["mean"] != report["metrics"]["psnr"]["mean"]
+
+
+def test_the_coarse_orbit_enlarged_by_a_network(noisy: Path, pipeline: Hi3dPipeline, tmp_path: Path) -> None:
+    """A fresh network adds nothing to bicubic enlargement, so the row has that row's numbers; one that adds
+    grey is worse. Without a network the row is skipped with a word."""
+    torch.manual_seed(0)
+    network = build_upscaler()
+    network.save_pretrained(tmp_path / "fresh")
+    only = ["coarse_bicubic", "coarse_swin2sr"]
+    report = run(pipeline, noisy, options={"only": only, "upscaler": str(tmp_path / "fresh")})
+    row = report["rows"]["coarse_swin2sr"]
+    assert row["metrics"]["psnr"]["mean"] == pytest.approx(report["metrics"]["psnr"]["mean"], abs=1e-4)
+    assert row["difference"]["psnr"]["mean"] == pytest.approx(0, abs=1e-4)
+    assert set(report["options"]["coarse_swin2sr"]) > {"upscaler", "num_steps"}
+    torch.nn.init.constant_(network.upsample.conv.bias, 0.3)
+    network.save_pretrained(tmp_path / "grey")
+    grey = run(pipeline, noisy, options={"only": only, "upscaler": str(tmp_path / "grey")})
+    assert grey["rows"]["coarse_swin2sr"]["difference"]["psnr"]["mean"] > 1
+    assert grey["options"]["coarse_swin2sr"] != report["options"]["coarse_swin2sr"]
+    without = run(pipeline, noisy, options={"only": only})
+    assert without["rows"]["coarse_swin2sr"] == {"skipped": "no --upscaler was given"}
 
 
 def test_several_samples(noisy: Path, pipeline: Hi3dPipeline) -> None:

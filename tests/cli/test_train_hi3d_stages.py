@@ -15,6 +15,7 @@ from manyview.geometry.trajectories import orbit
 from manyview.methods.hi3d.depth import load_depth
 from manyview.methods.hi3d.depth_net import DepthNet
 from manyview.methods.hi3d.elevation import ElevationNet
+from manyview.methods.hi3d.upscaler import load_upscaler, upscale
 from manyview.nets.autoencoder import build_autoencoder
 from manyview.nets.image_encoder import build_image_encoder
 
@@ -66,9 +67,22 @@ def test_elevation(data: Path) -> None:
     assert -10 <= net.estimate(view, (view.amin(dim=0, keepdim=True) < 1).float()).degrees <= 40
 
 
+def test_upscaler(data: Path) -> None:
+    held_out = ("--validation", str(data / "set"), "--validate-every", "1")
+    assert train(data, "upscaler", "--crop", "16", "--size", "64", *held_out) == 0
+    record = json.loads((data / "upscaler/train.json").read_text())
+    assert record["settings"]["crop"] == 16
+    assert record["validation"]["psnr_val"] > 20
+    images = torch.ones(1, 3, 8, 8)
+    with torch.no_grad():
+        made = upscale(load_upscaler(data / "upscaler/export"), images)
+    assert made.shape == (1, 3, 16, 16)
+
+
 @pytest.mark.parametrize(
     ("stage", "flags", "said"),
     [
+        ("depth", ("--crop", "32"), "--crop"),
         ("depth", ("--window", "2"), "--window"),
         ("depth", ("--preset", "paper"), "--preset"),
         ("orbit", ("--shares", "1", "2"), "--shares"),

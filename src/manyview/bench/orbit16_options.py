@@ -13,10 +13,11 @@ if TYPE_CHECKING:
 
 HEADLINE = "hi3d"
 COARSE = "coarse_bicubic"
+UPSCALED = "coarse_swin2sr"
 NO_DEPTH = "no_depth"
 OPPONENT = "one2one"
 BASELINES = ("copy_input", "mean_of_truth")
-NAMES = (HEADLINE, COARSE, NO_DEPTH, OPPONENT, *BASELINES)
+NAMES = (HEADLINE, COARSE, UPSCALED, NO_DEPTH, OPPONENT, *BASELINES)
 SAMPLED = (HEADLINE, COARSE)
 """Rows of which several samples are drawn where several are asked for; the others are drawn once."""
 MESH_COUNTS = (0, 16, 32, 48)
@@ -48,6 +49,8 @@ class Orbit16Options:
     guidance_shape: Literal["linear", "triangular", "constant"] | None = None
     refine_steps: int | None = None
     refine_guidance: float | tuple[float, float] | None = None
+    upscaler: str | None = None
+    """Folder or hub id of the network that enlarges the coarse orbit in the row `coarse_swin2sr`."""
     one2one_steps: int = 50
     one2one_guidance: float | None = None
     """That recorded with its weights for one reference when None, else 1."""

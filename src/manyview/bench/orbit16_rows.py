@@ -17,10 +17,12 @@ from manyview.bench.orbit16_options import (
     HEADLINE,
     NO_DEPTH,
     OPPONENT,
+    UPSCALED,
     Orbit16Options,
 )
 from manyview.bench.orbit16_source import OrbitSource
 from manyview.bench.rows import NamedRow, weights_of
+from manyview.data.latents import weights_identity
 from manyview.io.framing import resize_area
 from manyview.methods.hi3d.pipeline import Hi3dPipeline
 from manyview.methods.one2one.model import relative_camera
@@ -95,6 +97,17 @@ class CoarseAnswerer:
 
 
 @dataclass(frozen=True, kw_only=True)
+class UpscaledAnswerer:
+    """Hi3D's first stage, enlarged by a network that knows of single pictures only."""
+
+    source: OrbitSource
+
+    def __call__(self, given: Views, targets: Cameras, seed: int) -> Tensor:
+        """[15, 3, 2r, 2r]"""
+        return self.source.upscaled(given, seed)[1:]
+
+
+@dataclass(frozen=True, kw_only=True)
 class One2OneAnswerer:
     """The one-to-one model, asked for each view on its own."""
 
@@ -130,19 +143,25 @@ def mean_of_truth(truth: Tensor) -> Tensor:
 def hi3d_rows(
     pipeline: Hi3dPipeline, source: OrbitSource, options: Orbit16Options, names: Sequence[str]
 ) -> list[OrbitRow]:
-    """Rows of the pipeline, of `hi3d`, `coarse_bicubic` and `no_depth`, in this order, those
-    that its weights have."""
+    """Rows of the pipeline, of `hi3d`, `coarse_bicubic`, `coarse_swin2sr` and `no_depth`, in this order,
+    those that there are networks for."""
     known = pipeline_weights(pipeline)
     rows = []
-    for name in (HEADLINE, COARSE, NO_DEPTH):
+    for name in (HEADLINE, COARSE, UPSCALED, NO_DEPTH):
         if name not in names or source.lacks(name):
             continue
         count = options.samples_of(name)
         if name == COARSE:
             answer: OrbitAnswerer = CoarseAnswerer(source=source, num_samples=count)
+        elif name == UPSCALED:
+            answer = UpscaledAnswerer(source=source)
         else:
             answer = RefinedAnswerer(source=source, num_samples=count, depth=name == HEADLINE)
-        refining = {"refine": source.refiner.options} if source.refiner and name != COARSE else {}
+        refining: dict[str, Any] = {}
+        if name == UPSCALED and source.upscaler is not None:
+            refining = {"upscaler": weights_identity(source.upscaler)}
+        elif source.refiner and name != COARSE:
+            refining = {"refine": source.refiner.options}
         asked = {**source.options, **refining}
         more: dict[str, Any] = {"num_samples": count, "source": source}
         rows.append(OrbitRow(name=name, answer=answer, weights=known, options=asked, **more))

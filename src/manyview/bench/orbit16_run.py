@@ -20,6 +20,7 @@ from manyview.bench.orbit16_options import (
     HEADLINE,
     NO_DEPTH,
     OPPONENT,
+    UPSCALED,
     Orbit16Options,
 )
 from manyview.bench.orbit16_results import Made, read_answers
@@ -83,12 +84,12 @@ def evaluate_orbit16(
     """The numbers of metrics.json (see `orbit16_summary` and `orbit16_scores`), written to `out` if given.
 
     target: `hi3d`, a pipeline, any `OrbitAnswerer`, or a folder of results (bench/orbit16_results.py). The
-    method's rows are the full orbit (what counts), that of its first stage enlarged, and one refined without
-    depth; beside them stand the one-to-one model (`one2one`: its weights or pipeline), a copy of the input
-    and the mean of all true views, and meshes of the final orbit where `options.meshes` asks for them.
-    Scenes: those named, of these every so many, of these the first. `size`: pixels a side of the comparison,
-    of all rows alike; when not given what the weights make in the end, else 256. `refiner`: finds the second
-    stage.
+    method's rows are the full orbit (what counts), that of its first stage enlarged bicubically and by a
+    network (`options.upscaler`), and one refined without depth; beside them stand the one-to-one model
+    (`one2one`: its weights or pipeline), a copy of the input and the mean of all true views, and meshes of
+    the final orbit where `options.meshes` asks for them. Scenes: those named, of these every so many, of
+    these the first. `size`: pixels a side of the comparison, of all rows alike; when not given what the
+    weights make in the end, else 256. `refiner`: finds the second stage.
 
     Finished answers are kept in `<out>.partial.jsonl`, each under its own row's options, so that a stopped
     run goes on (`resume`), and with `keep` a later one with more scenes or rows takes them from there. Raises
@@ -205,7 +206,7 @@ def _add_hi3d(
     device: torch.device | str,
     dtype: torch.dtype | None,
 ) -> None:
-    wanted = [name for name in (HEADLINE, COARSE, NO_DEPTH) if options.wants(name)]
+    wanted = [name for name in (HEADLINE, COARSE, UPSCALED, NO_DEPTH) if options.wants(name)]
     if not wanted and not options.meshes:
         return  # nothing of it is loaded
     pipeline = load(HEADLINE, weights, device, dtype) if isinstance(target, str) else target

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from manyview.bench.orbit16_options import COARSE, NO_DEPTH, NUM_AZIMUTHS, Orbit16Options
+from manyview.bench.orbit16_options import COARSE, NO_DEPTH, NUM_AZIMUTHS, UPSCALED, Orbit16Options
 from manyview.bench.partial import hash_tensor
 from manyview.errors import InputError
 from manyview.methods.hi3d.pipeline import Hi3dPipeline
+from manyview.methods.hi3d.upscaler import load_upscaler, upscale
 from manyview.types import Views
+
+_UPSCALED_AT_ONCE = 4
 
 
 class Refiner(Protocol):
@@ -45,11 +48,15 @@ class OrbitSource:
         num_samples: int = 1,
     ) -> None:
         """`num_samples`: orbits that are drawn together for a question, for all rows. Raises `InputError` for
-        weights of another number of views."""
+        weights of another number of views, and where `options.upscaler` is none."""
         if pipeline.num_frames != NUM_AZIMUTHS:
             line = f"orbits of {pipeline.num_frames} views, orbit16 needs {NUM_AZIMUTHS}"
             raise InputError("--weights", pipeline.bundle.name if pipeline.bundle else "in memory", line)
         self.pipeline, self.refiner, self.num_samples = pipeline, refiner, num_samples
+        self.upscaler = None
+        if options.upscaler is not None and options.wants(UPSCALED):
+            self.upscaler = load_upscaler(options.upscaler)
+            cast(nn.Module, self.upscaler).to(pipeline.device)
         guidance = pipeline.choose_guidance(options.guidance)
         recorded = pipeline.config
         self._asked: dict[str, Any] = {
@@ -73,6 +80,8 @@ class OrbitSource:
 
     def lacks(self, name: str) -> str | None:
         """Why there is no such row of the pipeline, if there is none."""
+        if name == UPSCALED:
+            return "no --upscaler was given" if self.upscaler is None else None
         if name != COARSE and self.refiner is None:
             return "its weights have no refiner"
         if name == NO_DEPTH and self.refiner is not None and not self.refiner.reads_depth:
@@ -87,6 +96,21 @@ class OrbitSource:
             return torch.stack([one.images for one in made])
 
         return self.keep(given, seed, "coarse", make)
+
+    def upscaled(self, given: Views, seed: int) -> Tensor:
+        """[16, 3, 2r, 2r] the first coarse orbit enlarged picture by picture by `upscaler`."""
+        network = self.upscaler
+        assert network is not None, "rows that it lacks are not asked for"
+        coarse = self.coarse(given, seed)[0]
+
+        def make() -> Tensor:
+            with torch.inference_mode():
+                parts = [
+                    upscale(network, part.to(network.device)) for part in coarse.split(_UPSCALED_AT_ONCE)
+                ]
+            return torch.cat(parts).clamp(0, 1).cpu()
+
+        return self.keep(given, seed, "upscaled", make)
 
     def refined(self, given: Views, seed: int, sample: int = 0, depth: bool = True) -> Tensor:
         """[16, 3, R, R] one refined orbit."""

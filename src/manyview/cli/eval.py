@@ -50,6 +50,7 @@ _ONLY_FOR: dict[str, tuple[Protocol, ...]] = {
     "only": ("fewview", "orbit16"),
     "regressor": ("fewview",),
     "meshes": ("orbit16",),
+    "upscaler": ("orbit16",),
     "size": ("orbit16",),
 }
 
@@ -92,8 +93,10 @@ class Options:
     """fewview: rays a side of the pictures of EFT and regressor, which are then enlarged."""
     only: tuple[str, ...] = ()
     """Only these rows; all when not given. fewview: sparsefusion eft vldm pixelnerf copy_nearest
-    mean_of_inputs field_fit splats_fit. orbit16: hi3d coarse_bicubic no_depth one2one copy_input
-    mean_of_truth."""
+    mean_of_inputs field_fit splats_fit. orbit16: hi3d coarse_bicubic coarse_swin2sr no_depth
+    one2one copy_input mean_of_truth."""
+    upscaler: str | None = None
+    """orbit16: the network of the row coarse_swin2sr, a Swin2SR to twice the size: a folder or a hub id."""
     regressor: str = "compact"
     """fewview: weights of the regressor: compact, a folder, or a hub id."""
     meshes: tuple[int, ...] = ()
@@ -213,6 +216,7 @@ def _orbit16(options: Options, progress: Progress) -> dict[str, Any]:
         only=options.only or None,
         meshes=options.meshes,
         num_samples=options.samples,
+        upscaler=options.upscaler,
         num_steps=options.steps,
         guidance=options.guidance,
         seed=options.output.seed,

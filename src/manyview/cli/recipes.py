@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from manyview.training.task import Task
 
 Preset = Literal["compact", "paper"]
-Stage = Literal["joint", "eft", "vldm", "regressor", "orbit", "refine", "depth", "elevation"]
+Stage = Literal["joint", "eft", "vldm", "regressor", "orbit", "refine", "depth", "elevation", "upscaler"]
 
 # The compact sizes on two CPU cores or one GPU.
 DEFAULTS = {
@@ -38,12 +38,13 @@ _LATENT = (*_DENOISERS, "sparsefusion", "hi3d")
 # Target -> its stages, the first of which is meant when none is named.
 STAGES = {
     "sparsefusion": ("joint", "eft", "vldm", "regressor"),
-    "hi3d": ("orbit", "refine", "depth", "elevation"),
+    "hi3d": ("orbit", "refine", "depth", "elevation", "upscaler"),
 }
 # Stages that train a small network of their own, in one size.
 _SMALL_STAGES = {
     "depth": TrainConfig(steps=6_000, batch_size=32, lr=2e-3),
     "elevation": TrainConfig(steps=6_000, batch_size=64, lr=1e-3),
+    "upscaler": TrainConfig(steps=6_000, batch_size=16, lr=1e-3),
 }
 # Fields of a recipe that of hi3d's stages only some look at.
 _ONLY_FOR_STAGES = {
@@ -53,6 +54,7 @@ _ONLY_FOR_STAGES = {
     "closed": ("orbit", "refine"),
     "window": ("orbit", "refine"),
     "crop_cells": ("refine",),
+    "crop": ("upscaler",),
     "sweep_depths": ("orbit",),
     "blend": ("orbit", "refine"),
     "log_sigma": ("orbit", "refine"),
@@ -71,7 +73,7 @@ _ONLY_FOR = {
     "vae": _LATENT,
     "image_encoder": (*_DENOISERS, "hi3d"),
     "freeze_encoder": ("vae",),
-    "crop": ("vae",),
+    "crop": ("vae", "hi3d"),
     "negatives": ("vae",),
     "prediction": (*_DENOISERS, "sparsefusion"),
     "grid": ("dimvis",),
@@ -157,7 +159,7 @@ class Recipe:
         side = 256 if self.preset == "paper" else 128
         if self.target == "hi3d":
             side = 512 if self.preset == "paper" else 128
-            side *= 2 if self.chosen_stage == "refine" else 1
+            side *= 2 if self.chosen_stage in ("refine", "upscaler") else 1
         return self.size or side
 
     @property
@@ -474,17 +476,16 @@ def _small_hi3d_task(
             initial=recipe.initial,
             data_name=data_name,
         )
+    folders = [_packed_folder(source) for source in sources]
+    held_out = None if validation is None else _packed_folder(validation)
+    shared: dict[str, Any] = {"seed": recipe.seed, "initial": recipe.initial, "data_name": data_name}
+    if recipe.chosen_stage == "upscaler":
+        from manyview.methods.hi3d.train_upscaler import UpscalerTask
+
+        return UpscalerTask(folders, recipe.shares, held_out, crop=recipe.crop, **shared)
     from manyview.methods.hi3d.train_depth import DepthTask
 
-    return DepthTask(
-        [_packed_folder(source) for source in sources],
-        recipe.shares,
-        None if validation is None else _packed_folder(validation),
-        size=recipe.resolution,
-        seed=recipe.seed,
-        initial=recipe.initial,
-        data_name=data_name,
-    )
+    return DepthTask(folders, recipe.shares, held_out, size=recipe.resolution, **shared)
 
 
 def _make_coarse(

@@ -52,11 +52,11 @@ class Options:
     folders beside the data."""
     size: int | None = None
     """Pixels a side to which views of scenes are resized; 128, for the preset paper 256, when not given
-    (hi3d: 128 or 512, twice that for the stage refine)."""
+    (hi3d: 128 or 512, twice that for the stages refine and upscaler)."""
     freeze_encoder: bool = False
     """vae: train only the decoder, so that latents made before stay valid."""
     crop: int = 64
-    """vae: pixels a side of the pieces it trains on."""
+    """vae: pixels a side of the pieces it trains on; hi3d --stage upscaler: of those it enlarges."""
     negatives: float = 0.5
     """vae: share of pictures with inverted channels; high teaches a fresh codec colour, low then suits it."""
     grid: str = "2x2"
@@ -83,7 +83,8 @@ class Options:
     stage: Stage | None = None
     """sparsefusion: both networks from one loss (joint, without the flag), the EFT alone, the denoiser on the
     EFT in --initial, or the regressor that is the baseline. hi3d: the network of the orbit (without the
-    flag), the one that refines it, or the small ones that tell depth and elevation."""
+    flag), the one that refines it, the small ones that tell depth and elevation, or the one that enlarges
+    pictures one by one, for comparison (--data and --validation of twice the orbit's size)."""
     context_views: tuple[int, int] = (1, 6)
     """sparsefusion: fewest and most views that another one is told from."""
     rays_at_once: int = 64

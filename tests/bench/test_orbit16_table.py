@@ -10,10 +10,12 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 from bench_scenes import grey_views
 from orbit16_weights import tiny_pipeline, write_bundle_of
 
-from manyview.io.scene import write_scene
+from manyview.io.images import read_image
+from manyview.io.scene import read_scene, write_scene
 
 ROOT = Path(__file__).parents[2]
 
@@ -134,6 +136,26 @@ def test_choice(words: list[str], tmp_path: Path) -> None:
     assert settings["guidance_shape"] == best["guidance_shape"]
     assert set(settings) == {"steps", "guidance", "guidance_shape"}
     assert script.main(own) == 2  # already there
+
+
+def test_pictures(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The first row shows the true views from the input on: greys of 0.1 + 0.03 k without noise's pattern
+    are told by their means."""
+    script = load_script("papers/hi3d/pictures.py")
+    own = [*words, "--scene", "cup", "--input", "3", "--seeds", "0", "5", "--images", str(tmp_path)]
+    assert script.main(own) == 0
+    said = capsys.readouterr().out
+    assert "seed 5: from the last view to the first" in said
+    assert "180.0 degrees: deviation between seeds" in said
+    page = read_image(tmp_path / "hi3d_cup.png")[0]
+    cell = 192 + 2 * 4 + 8
+    assert page.shape[1:] == (3 * (cell + 18) + 8, 8 * cell + 8)
+    scene = Path(own[1]) / "cup"
+    true = read_scene(scene).over(1.0)[[3, 5]].mean(dim=(1, 2, 3))
+    shown = [page[:, 20 : 20 + 180, x : x + 180].mean() for x in (20, 20 + cell)]
+    assert torch.stack(shown) == pytest.approx(true, abs=0.02)
+    assert script.main([*own[:-1], str(tmp_path), "--input", "16"]) == 2
+    assert "--input" in capsys.readouterr().err
 
 
 def test_the_second_stage_is_chosen_after_the_first() -> None:

@@ -125,9 +125,15 @@ class Hi3dStages:
         if stage == "hi3d_orbit":
             folders, spread = _spread([*self.at_30, *self.orbits], shares)
             orbits, validation = self._encode(folders), self._encode([self.validation])
-            how = Hi3dOptions(**given)
+            before = given.pop("initial", None)
             return Hi3dTask(
-                orbits, options=how, validation=validation, seed=seed, data_name=_NAME, shares=spread
+                orbits,
+                options=Hi3dOptions(**given),
+                validation=validation,
+                seed=seed,
+                initial=None if before is None else self.export(before),
+                data_name=_NAME,
+                shares=spread,
             )
         folders, spread = _spread(self.fine, shares)
         own_share, how = given.pop("own_share"), Hi3dOptions(**given)

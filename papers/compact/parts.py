@@ -159,7 +159,9 @@ PARTS = {
 
 _HI3D = {"optimizer": "muon", "lr": 1e-3, "warmup_steps": 50, "ema_decay": 0.998, "weight_decay": 0.01}
 _LEVELS = {"log_sigma": (0.2, 1.4), "drop": 0.05, "joint_drop": 0.05, "closed": True}
-# Shares: procedural objects, then meshes.
+# Shares: procedural objects and meshes at 30 degrees, and beside them at all other elevations together.
+_ORBIT = {**_LEVELS, "sweep_depths": 12, "blend": True, "shares": (0.2, 0.2, 0.3, 0.3)}
+# Shares below: procedural objects, then meshes.
 PARTS |= {
     "hi3d_depth": Part(
         stage="hi3d_depth",
@@ -186,15 +188,24 @@ PARTS |= {
         # The third: views from anywhere.
         options={"shares": (0.2, 0.3, 0.5)},
     ),
-    "hi3d_orbit": Part(
+    # Twice, the second time from where the first ended.
+    "hi3d_orbit_1": Part(
         stage="hi3d_orbit",
         **_HI3D,
         steps=2600,
         batch_size=4,
         seed=0,
         validate_every=400,
-        # At 30 degrees, and beside them at all others together.
-        options={**_LEVELS, "sweep_depths": 12, "blend": True, "shares": (0.2, 0.2, 0.3, 0.3)},
+        options=_ORBIT,
+    ),
+    "hi3d_orbit": Part(
+        stage="hi3d_orbit",
+        **{**_HI3D, "lr": 8e-4},
+        steps=3300,
+        batch_size=8,
+        seed=1,
+        validate_every=300,
+        options={**_ORBIT, "initial": "hi3d_orbit_1"},
     ),
     "hi3d_refine": Part(
         stage="hi3d_refine",

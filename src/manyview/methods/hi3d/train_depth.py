@@ -23,6 +23,7 @@ from manyview.io.framing import resize_area
 from manyview.methods.hi3d.degradation import compact_options, degrade
 from manyview.methods.hi3d.depth_net import DepthNet
 from manyview.sampling.noise import generator_seed
+from manyview.training.sources import ViewSources
 from manyview.training.task import Task
 from manyview.weights.packing import load_component
 
@@ -57,18 +58,11 @@ class DepthTask(Task):
         initial: Path | None = None,
         data_name: str = "",
     ) -> None:
-        self.sources = [PackedViews(folder) for folder in folders]
-        self.validation = None if validation is None else PackedViews(validation, "--validation")
-        if not self.sources:
-            raise InputError("--data", "not given", "expected one or more packed data sets with depths")
-        weights = np.asarray(shares or [1.0] * len(folders), dtype=np.float64)
-        if len(weights) != len(folders) or weights.min() <= 0:
-            raise InputError("--shares", tuple(shares), f"expected {len(folders)} positive numbers")
-        self.shares = weights / weights.sum()
+        self.sources = ViewSources(folders, shares, validation)
         self.size, self.degraded, self.seed = size, degraded, seed
         self.initial, self.data_name = initial, data_name
-        self.codes = self.sources[0].depth_codes
-        for source in [*self.sources, *([self.validation] if self.validation else [])]:
+        self.codes = self.sources.training[0].depth_codes
+        for source in self.sources.all:
             if not source.depth_codes.agrees(self.codes):
                 accepted = (
                     f"expected depths from {self.codes.near:.3f} to {self.codes.far:.3f} as the first has"
@@ -83,7 +77,7 @@ class DepthTask(Task):
     def settings(self) -> Mapping[str, Any]:
         return {
             "size": self.size,
-            "shares": self.shares.tolist(),
+            "shares": self.sources.shares.tolist(),
             "degraded": self.degraded,
             "initial": str(self.initial) if self.initial else "",
             "data": self.data_name,
@@ -117,17 +111,17 @@ class DepthTask(Task):
     def validate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
         """Mean errors of held-out views on their objects: of inverse depth (as a share of its range), of
         depth relative to the true one, and the overlap of coverage."""
-        if self.validation is None:
+        held_out = self.sources.validation
+        if held_out is None:
             return {}
         assert isinstance(model, DepthNet), "the depth task trains a DepthNet"
-        chosen = np.unique(np.linspace(0, len(self.validation) - 1, _MOST_VALIDATED).astype(int))
+        chosen = np.unique(np.linspace(0, len(held_out) - 1, _MOST_VALIDATED).astype(int))
         totals = torch.zeros(5, dtype=torch.float64)
         near, far = self.codes.near, self.codes.far
         for index in chosen:
-            step = max(1, self.validation.num_views // 4)
+            step = max(1, held_out.num_views // 4)
             rows = [
-                _shrunk(self.validation, int(index), view, self.size)
-                for view in range(0, self.validation.num_views, step)
+                _shrunk(held_out, int(index), view, self.size) for view in range(0, held_out.num_views, step)
             ]
             images, shares, cover = (torch.stack(parts) for parts in zip(*rows, strict=True))
             told, logits = (found.float().cpu() for found in model(images.to(device)))
@@ -156,9 +150,7 @@ class DepthTask(Task):
 
     def _example(self, item: int) -> tuple[Tensor, Tensor, Tensor]:
         rng = np.random.default_rng(generator_seed(self.seed, item, _STREAM))
-        source = self.sources[int(rng.choice(len(self.sources), p=self.shares))]
-        index, view = int(rng.integers(len(source))), int(rng.integers(source.num_views))
-        image, shares, cover = _shrunk(source, index, view, self.size)
+        image, shares, cover = _shrunk(*self.sources.draw(rng), self.size)
         if rng.random() < 0.5:
             image, shares, cover = (part.flip(-1) for part in (image, shares, cover))
         # Powers and exchanged channels leave white white.

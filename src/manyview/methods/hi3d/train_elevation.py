@@ -17,6 +17,7 @@ from manyview.errors import InputError
 from manyview.geometry.trajectories import spherical_angles
 from manyview.methods.hi3d.elevation import ElevationNet, frame_outline
 from manyview.sampling.noise import generator_seed
+from manyview.training.sources import sum_to_one
 from manyview.training.task import Task
 from manyview.weights.packing import load_component
 
@@ -45,10 +46,7 @@ class ElevationTask(Task):
     ) -> None:
         if not sources:
             raise InputError("--data", "not given", "expected one or more data sets with cameras")
-        weights = np.asarray(shares or [1.0] * len(sources), dtype=np.float64)
-        if len(weights) != len(sources) or weights.min() <= 0:
-            raise InputError("--shares", tuple(shares), f"expected {len(sources)} positive numbers")
-        self.sources, self.shares = list(sources), weights / weights.sum()
+        self.sources, self.shares = list(sources), sum_to_one(shares, len(sources))
         self.elevations = [elevations_of(source) for source in sources]
         self.validation = validation
         self.held_out = None if validation is None else elevations_of(validation, "--validation")

@@ -19,6 +19,7 @@ from manyview.io.framing import resize_area
 from manyview.methods.hi3d.degradation import compact_options, degrade
 from manyview.methods.hi3d.upscaler import FACTOR, build_upscaler, load_upscaler, upscale
 from manyview.sampling.noise import generator_seed
+from manyview.training.sources import ViewSources
 from manyview.training.task import Task
 
 _STREAM = 0x757073
@@ -50,19 +51,12 @@ class UpscalerTask(Task):
         data_name: str = "",
     ) -> None:
         """`crop`: pixels a side of a half-size crop."""
-        self.sources = [PackedViews(folder) for folder in folders]
-        self.validation = None if validation is None else PackedViews(validation, "--validation")
-        if not self.sources:
-            raise InputError("--data", "not given", "expected one or more packed data sets")
-        weights = np.asarray(shares or [1.0] * len(folders), dtype=np.float64)
-        if len(weights) != len(folders) or weights.min() <= 0:
-            raise InputError("--shares", tuple(shares), f"expected {len(folders)} positive numbers")
-        for source in [*self.sources, *([self.validation] if self.validation else [])]:
+        self.sources = ViewSources(folders, shares, validation)
+        for source in self.sources.all:
             height, width = source[0].shape[1:3]
             if height != width or height % FACTOR or height < FACTOR * crop:
                 accepted = f"expected square views of an even size, at least {FACTOR * crop} pixels"
                 raise InputError("--data", f"{source.folder} ({height} x {width})", accepted)
-        self.shares = weights / weights.sum()
         self.crop, self.degraded, self.seed = crop, degraded, seed
         self.initial, self.data_name = initial, data_name
 
@@ -70,7 +64,7 @@ class UpscalerTask(Task):
     def settings(self) -> Mapping[str, Any]:
         return {
             "crop": self.crop,
-            "shares": self.shares.tolist(),
+            "shares": self.sources.shares.tolist(),
             "degraded": self.degraded,
             "initial": str(self.initial) if self.initial else "",
             "data": self.data_name,
@@ -95,13 +89,14 @@ class UpscalerTask(Task):
 
     def validate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
         """PSNR in dB of held-out views enlarged from half their size, by the network and bicubically."""
-        if self.validation is None:
+        held_out = self.sources.validation
+        if held_out is None:
             return {}
         assert isinstance(model, Swin2SRForImageSuperResolution), "the upscaler task trains a Swin2SR"
-        chosen = np.unique(np.linspace(0, len(self.validation) - 1, _VALIDATED).astype(int))
+        chosen = np.unique(np.linspace(0, len(held_out) - 1, _VALIDATED).astype(int))
         sums = torch.zeros(2, dtype=torch.float64)
         for number, index in enumerate(chosen):
-            large = _pixels(self.validation, int(index), 5 * number % self.validation.num_views)[None]
+            large = _pixels(held_out, int(index), 5 * number % held_out.num_views)[None]
             side = large.shape[-1]
             small, _ = resize_area(large, side // FACTOR, side // FACTOR)
             made = upscale(model, small.to(device)).cpu(), F.interpolate(small, (side, side), mode="bicubic")
@@ -118,8 +113,7 @@ class UpscalerTask(Task):
 
     def _example(self, item: int) -> tuple[Tensor, Tensor]:
         rng = np.random.default_rng(generator_seed(self.seed, item, _STREAM))
-        source = self.sources[int(rng.choice(len(self.sources), p=self.shares))]
-        large = _pixels(source, int(rng.integers(len(source))), int(rng.integers(source.num_views)))
+        large = _pixels(*self.sources.draw(rng))
         if rng.random() < 0.5:
             large = large.flip(-1)
         side = large.shape[-1] // FACTOR

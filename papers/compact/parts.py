@@ -188,7 +188,8 @@ PARTS |= {
         # The third: views from anywhere.
         options={"shares": (0.2, 0.3, 0.5)},
     ),
-    # Twice, the second time from where the first ended.
+    # Twice, the second time from where the first ended, and more of it at high noise: there the orbit's
+    # shapes and colours are decided, and there the first left the larger error.
     "hi3d_orbit_1": Part(
         stage="hi3d_orbit",
         **_HI3D,
@@ -205,7 +206,7 @@ PARTS |= {
         batch_size=8,
         seed=1,
         validate_every=300,
-        options={**_ORBIT, "initial": "hi3d_orbit_1"},
+        options={**_ORBIT, "log_sigma": (1.3, 1.4), "initial": "hi3d_orbit_1"},
     ),
     "hi3d_refine": Part(
         stage="hi3d_refine",

@@ -5,8 +5,9 @@
 SCENES: objects that are neither trained on nor in any table, rendered by `manyview render MESH... --protocol
 orbit16`; where it has a splits.json only its `val` scenes are used. For the first stage, at its own
 resolution, every shape of the guidance over the frames with every highest guidance, at the first of the
-given numbers of steps; then every number of steps with the best of these. If `--refine-guidance` or
-`--refine-steps` are given, the second stage is tried in the same way with what was chosen for the first. Of
+given numbers of steps and of noise to begin with; then every pair of these with the best guidance. If
+`--refine-guidance`, `--refine-steps` or `--refine-sigma-max` are given, the second stage is tried in the same
+way with what was chosen for the first. Of
 equal ones the first is taken. Best is the highest PSNR, or with `--by stlpips_vgg` the lowest of that.
 Answers are kept in <work>: a stopped run goes on.
 
@@ -48,10 +49,13 @@ class Trial:
     def score(self, row: str, **asked: Any) -> float:
         """How good a row is with some options: greater is better."""
         given, asked = self.given, dict(sorted(asked.items()))
+        noise = {name: asked[name] for name in asked if name.endswith("sigma_max")}
+        self.pipeline.register_to_config(**noise)
         for one in self.tried:
             if (one["row"], one["asked"]) == (row, to_plain(asked)):
                 return one[given.by] if given.by == "psnr" else -one[given.by]
-        options = Orbit16Options(num_inputs=given.inputs, only=[row], seed=given.seed, **asked)
+        more = {name: asked[name] for name in asked if name not in noise}
+        options = Orbit16Options(num_inputs=given.inputs, only=[row], seed=given.seed, **more)
         report = evaluate_orbit16(
             self.pipeline,
             given.data,
@@ -96,6 +100,8 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--low", type=float, default=1.0, help="guidance of frame 0")
     parser.add_argument("--guidance", type=float, nargs="+", default=[1.0, 1.5, 2.0, 2.5], help="the highest")
     parser.add_argument("--shapes", nargs="+", default=list(SHAPES), choices=SHAPES)
+    parser.add_argument("--sigma-max", type=float, nargs="*", default=[], help="noise to begin with")
+    parser.add_argument("--refine-sigma-max", type=float, nargs="*", default=[])
     parser.add_argument("--refine-steps", type=int, nargs="*", default=[])
     parser.add_argument("--refine-guidance", type=float, nargs="*", default=[])
     parser.add_argument("--inputs", type=int, default=1, help="different inputs an object")
@@ -116,6 +122,7 @@ def main(words: Sequence[str] | None = None) -> int:
             "steps": first["num_steps"],
             "guidance": list(first["guidance"]),
             "guidance_shape": first["guidance_shape"],
+            **({"sigma_max": first["sigma_max"]} if "sigma_max" in first else {}),
             **choose_second(trial, first),
         }
         record = {"settings": settings, "by": given.by, "tried": trial.tried}
@@ -132,30 +139,33 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def choose_first(trial: Trial) -> dict[str, Any]:
-    """`num_steps`, `guidance` and `guidance_shape` of the first stage."""
+    """`num_steps`, `guidance`, `guidance_shape`, and if asked for `sigma_max` of the first stage."""
     given = trial.given
     pairs = []
     for high in given.guidance:
         # With the same guidance everywhere all shapes are one.
         shapes = given.shapes[:1] if high == given.low else given.shapes
         pairs += [{"guidance": (given.low, high), "guidance_shape": shape} for shape in shapes]
-    best = trial.best(COARSE, [{"num_steps": given.steps[0], **pair} for pair in pairs])
-    return trial.best(COARSE, [{**best, "num_steps": steps} for steps in given.steps])
+    noises = [{"sigma_max": high} for high in given.sigma_max] or [{}]
+    best = trial.best(COARSE, [{"num_steps": given.steps[0], **noises[0], **pair} for pair in pairs])
+    begun = [{"num_steps": steps, **noise} for noise in noises for steps in given.steps]
+    return trial.best(COARSE, [{**best, **one} for one in begun])
 
 
 def choose_second(trial: Trial, first: dict[str, Any]) -> dict[str, Any]:
-    """`refine_steps` and `refine_guidance`, those that candidates were given for."""
+    """`refine_guidance`, `refine_steps` and `refine_sigma_max`, those that candidates were given for."""
     given = trial.given
     settings: dict[str, Any] = {}
     # Where the weights say nothing else the second stage has the first one's shape, which is to be recorded.
     trial.pipeline.register_to_config(default_shape=first["guidance_shape"])
-    if given.refine_guidance:
-        scales = [(given.low, high) for high in given.refine_guidance]
-        best = trial.best(HEADLINE, [{**first, "refine_guidance": scale} for scale in scales])
-        settings["refine_guidance"] = best["refine_guidance"]
-    if given.refine_steps:
-        asked = [{**first, **settings, "refine_steps": steps} for steps in given.refine_steps]
-        settings["refine_steps"] = trial.best(HEADLINE, asked)["refine_steps"]
+    scales = [(given.low, high) for high in given.refine_guidance]
+    for name, values in (
+        ("refine_guidance", scales),
+        ("refine_steps", given.refine_steps),
+        ("refine_sigma_max", given.refine_sigma_max),
+    ):
+        if values:
+            settings[name] = trial.best(HEADLINE, [{**first, **settings, name: one} for one in values])[name]
     return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
 
 

@@ -93,6 +93,7 @@ def test_rows_of_the_method(noisy: Path, pipeline: Hi3dPipeline, monkeypatch: py
         "guidance_shape": "linear",
         "augmentation": 0.02,
         "condition": "latents",
+        "sigma_max": None,
     }
     # By hand: the pipeline's orbit of the input, enlarged, against the truth in the order of the answer.
     scores = []

@@ -124,17 +124,33 @@ def test_claims_follow_the_numbers() -> None:
 def test_choice(words: list[str], tmp_path: Path) -> None:
     script = load_script("papers/hi3d/choose.py")
     own = [*words, "--work", str(tmp_path / "work"), "--results", str(tmp_path), "--limit", "1"]
-    own += ["--steps", "1", "2", "--guidance", "1", "3", "--shapes", "linear", "constant"]
+    own += [
+        "--sigma-max",
+        "700",
+        "20",
+        "--steps",
+        "1",
+        "2",
+        "--guidance",
+        "1",
+        "3",
+        "--shapes",
+        "linear",
+        "constant",
+    ]
     assert script.main(own) == 0
     choice = json.loads((tmp_path / "hi3d_choice.json").read_text())
-    # Guidance 1 everywhere in one shape, 3 in two; then the best of these with the other number of steps.
-    assert len(choice["tried"]) == 4
+    # Guidance 1 everywhere in one shape, 3 in two; then the best of these with the other three pairs of noise
+    # and steps.
+    assert len(choice["tried"]) == 6
     best = max(choice["tried"], key=lambda one: one["psnr"])["asked"]
     settings = choice["settings"]
     assert settings["steps"] == best["num_steps"]
     assert settings["guidance"] == best["guidance"]
     assert settings["guidance_shape"] == best["guidance_shape"]
-    assert set(settings) == {"steps", "guidance", "guidance_shape"}
+    assert settings["sigma_max"] == best["sigma_max"]
+    assert set(settings) == {"steps", "guidance", "guidance_shape", "sigma_max"}
+    assert len({one["psnr"] for one in choice["tried"]}) == 6  # noise makes a difference
     assert script.main(own) == 2  # already there
 
 
@@ -164,7 +180,9 @@ def test_the_second_stage_is_chosen_after_the_first() -> None:
 
     class Trial(script.Trial):
         def __init__(self) -> None:
-            self.given = Namespace(low=1.0, refine_guidance=[1.5, 2.0, 2.5], refine_steps=[25, 10])
+            self.given = Namespace(
+                low=1.0, refine_guidance=[1.5, 2.0, 2.5], refine_steps=[25, 10], refine_sigma_max=[9.0]
+            )
             self.pipeline = tiny_pipeline()
             self.asked: list[dict[str, Any]] = []
 
@@ -174,8 +192,12 @@ def test_the_second_stage_is_chosen_after_the_first() -> None:
             return -abs(asked["refine_guidance"][1] - 2) - asked.get("refine_steps", 0)
 
     trial, first = Trial(), {"num_steps": 5, "guidance_shape": "triangular"}
-    assert script.choose_second(trial, first) == {"refine_guidance": [1.0, 2.0], "refine_steps": 10}
+    assert script.choose_second(trial, first) == {
+        "refine_guidance": [1.0, 2.0],
+        "refine_steps": 10,
+        "refine_sigma_max": 9.0,  # the only one, not tried
+    }
     assert trial.asked[-1] == {**first, "refine_guidance": (1.0, 2.0), "refine_steps": 10}
     assert trial.pipeline.config["default_shape"] == "triangular"
-    trial.given.refine_guidance = trial.given.refine_steps = []
+    trial.given.refine_guidance = trial.given.refine_steps = trial.given.refine_sigma_max = []
     assert script.choose_second(trial, first) == {}

@@ -10,6 +10,7 @@ from torch.testing import assert_close
 from manyview.errors import InputError
 from manyview.geometry.trajectories import orbit, spherical_angles
 from manyview.methods.hi3d.frames import decode_frames
+from manyview.methods.hi3d.noise_levels import start_solver, starting_at
 from manyview.methods.hi3d.pipeline import Hi3dPipeline
 from manyview.methods.hi3d.sampler import sample_clips
 from manyview.nets.autoencoder import decode, encode, raw_latents
@@ -134,6 +135,26 @@ def test_saved_as_folders_and_bundles(pipe, tmp_path):
         assert_close(
             decode_frames(again.vae, latents, 2)[0], decode(again.vae, latents[0]), atol=1e-5, rtol=0
         )
+
+
+def test_noise_to_begin_with(pipe, tmp_path):
+    """Recorded with the weights, it is the first of both stages' sigmas; the lowest stays."""
+    pipe.save_pretrained(tmp_path / "w")
+    parts = {name: name for name in ("vae", "image_encoder", "unet", "scheduler")}
+    for settings, first in (({}, 700.0), ({"sigma_max": 20.0}, 20.0)):
+        write_bundle(
+            tmp_path / "w", name="t", method="hi3d", licence="none", components=parts, settings=settings
+        )
+        again = Hi3dPipeline.from_bundle(open_bundle(tmp_path / "w", "hi3d"))
+        sigmas = start_solver(again.orbit_networks.scheduler, 5).sigmas
+        assert float(sigmas[0]) == pytest.approx(first, rel=1e-4)
+        assert float(sigmas[4]) == pytest.approx(0.002, rel=1e-3)
+    other = again.orbit(picture())[0].images
+    assert float((other - pipe.orbit(picture())[0].images).abs().max()) > 1e-4
+    lower = starting_at(pipe.scheduler, 3.0)
+    assert float(start_solver(lower, 2).sigmas[0]) == pytest.approx(3.0)
+    with pytest.raises(InputError, match=r"sigma_max: 0\.001: expected more than sigma_min"):
+        starting_at(pipe.scheduler, 0.001)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ def test_shares_sum_to_one() -> None:
     np.testing.assert_allclose(sum_to_one([1, 3], 2), [0.25, 0.75])
     np.testing.assert_allclose(sum_to_one([], 4), 0.25)
     for wrong in ([1.0], [1.0, 0.0], [1.0, -1.0], [1.0, 1.0, 1.0]):
-        with pytest.raises(InputError, match="--shares: .* expected 2 positive numbers"):
+        with pytest.raises(InputError, match=r"--shares: .* expected 2 positive numbers"):
             sum_to_one(wrong, 2)
 
 

@@ -64,7 +64,7 @@ class OrbitSource:
             "guidance": guidance,
             "guidance_shape": options.guidance_shape or str(recorded["default_shape"]),
         }
-        more = {name: recorded[name] for name in ("augmentation", "condition")}
+        more = {name: recorded[name] for name in ("augmentation", "condition", "sigma_max")}
         self.options: dict[str, Any] = {**self._asked, **more}
         """What beside the weights decides the first stage's orbits."""
         self.saved_seconds = 0.0
@@ -164,7 +164,8 @@ class OwnRefiner:
         }
         recorded = pipeline.config
         shape = str(recorded["refine_shape"] or recorded["default_shape"])
-        more = {"guidance_shape": shape, "depth_normalize": recorded["depth_normalize"]}
+        more = {"guidance_shape": shape}
+        more |= {name: recorded[name] for name in ("depth_normalize", "refine_sigma_max")}
         self.options: dict[str, Any] = {**self._asked, **more}
 
     def __call__(

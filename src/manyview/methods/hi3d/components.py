@@ -30,6 +30,8 @@ _CHOICES = {
     "augmentation": "augmentation",
     "condition": "condition",
     "resolution": "resolution",
+    "sigma_max": "sigma_max",
+    "refine_sigma_max": "refine_sigma_max",
 }
 """Argument of the pipeline -> its name among a bundle's settings; `model_index.json` has the former."""
 

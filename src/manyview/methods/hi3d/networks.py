@@ -17,7 +17,7 @@ from manyview.methods.hi3d.elevation import ElevationNet
 from manyview.methods.hi3d.frames import AT_ONCE, Condition, decode_frames
 from manyview.methods.hi3d.guidance import GuidanceShape, frame_guidance
 from manyview.methods.hi3d.memory import Profile, meta_like, profile_memory
-from manyview.methods.hi3d.noise_levels import start_solver
+from manyview.methods.hi3d.noise_levels import start_solver, starting_at
 from manyview.methods.hi3d.refine import Refinement, count_depth_channels, draw_refined
 from manyview.methods.hi3d.stage import StageNetworks
 from manyview.methods.hi3d.unet import OrbitUNet
@@ -62,11 +62,15 @@ class Hi3dNetworks(DiffusionPipeline):
         augmentation: float = 0.02,
         condition: Condition = "latents",
         resolution: int | None = None,
+        sigma_max: float | None = None,
+        refine_sigma_max: float | None = None,
     ) -> None:
         """`depth`: our `DepthNet` or a network of transformers. `augmentation`: deviation of the noise on the
         condition, `condition`: on what it is put (`frames.noised_latents`). `resolution`: pixels a side of
-        the orbit before it is refined; the codec's `sample_size` if not given. What is None of the second
-        stage is as for the first."""
+        the orbit before it is refined; the codec's `sample_size` if not given. `sigma_max`,
+        `refine_sigma_max`: noise to begin with, the schedulers' own if not given; steps above all that a
+        network was shown in training are wasted. What else is None of the second stage is as for the
+        first."""
         super().__init__()
         if condition not in get_args(Condition):
             raise InputError("condition", condition, f"expected one of {', '.join(get_args(Condition))}")
@@ -92,7 +96,11 @@ class Hi3dNetworks(DiffusionPipeline):
             augmentation=augmentation,
             condition=condition,
             resolution=resolution,
+            sigma_max=sigma_max,
+            refine_sigma_max=refine_sigma_max,
         )
+        starting_at(scheduler, sigma_max)  # refuses what does not fit
+        starting_at(refine_scheduler or scheduler, refine_sigma_max)
         self.bundle: Bundle | None = None
         self.depth_model: DepthModel | None = None if depth is None else as_depth_model(depth)
         # Convolutions on a CPU are a fifth faster in this layout; the values stay the same.
@@ -124,14 +132,16 @@ class Hi3dNetworks(DiffusionPipeline):
     @property
     def orbit_networks(self) -> StageNetworks:
         """The first stage."""
-        return self._stage(self.unet, self.scheduler, _STREAMS["orbit"])
+        scheduler = starting_at(self.scheduler, self.config["sigma_max"])
+        return self._stage(self.unet, scheduler, _STREAMS["orbit"])
 
     @property
     def refine_networks(self) -> StageNetworks:
         """The second stage. Raises `InputError` for weights without a refiner."""
         if self.refiner is None:
             raise InputError("--refine", "asked for", "these weights have no refiner")
-        return self._stage(self.refiner, self.refine_scheduler or self.scheduler, _STREAMS["refine"])
+        scheduler = starting_at(self.refine_scheduler or self.scheduler, self.config["refine_sigma_max"])
+        return self._stage(self.refiner, scheduler, _STREAMS["refine"])
 
     @torch.inference_mode()
     def predict(

@@ -45,6 +45,17 @@ def build_scheduler(sigma_max: float = SIGMA_MAX, sigma_min: float = SIGMA_MIN) 
     )
 
 
+def starting_at(scheduler: EulerDiscreteScheduler, sigma_max: float | None) -> EulerDiscreteScheduler:
+    """The same scheduler from another highest sigma down; itself for None. Raises `InputError` for one that
+    is not above its lowest."""
+    if sigma_max is None:
+        return scheduler
+    if sigma_max <= scheduler.config["sigma_min"]:
+        line = f"expected more than sigma_min = {scheduler.config['sigma_min']}"
+        raise InputError("sigma_max", sigma_max, line)
+    return EulerDiscreteScheduler.from_config(scheduler.config, sigma_max=sigma_max)
+
+
 def start_solver(
     scheduler: EulerDiscreteScheduler, num_steps: int, device: torch.device | str = "cpu"
 ) -> Any:

@@ -161,6 +161,7 @@ def test_the_pipelines_own_refinement(noisy: Path) -> None:
         "blend": True,
         "guidance_shape": "linear",
         "depth_normalize": "clip",
+        "refine_sigma_max": None,
     }
     question = Question("cup", deal_inputs("cup")[0])
     true = read_orbit16(noisy / "cup", 2 * SIZE, 2 * SIZE)

@@ -9,7 +9,7 @@ Shapes: B clips, T frames, C channels, h x w latent cells; sigmas [B] or [].
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers import EulerDiscreteScheduler
@@ -53,7 +53,9 @@ def starting_at(scheduler: EulerDiscreteScheduler, sigma_max: float | None) -> E
     if sigma_max <= scheduler.config["sigma_min"]:
         line = f"expected more than sigma_min = {scheduler.config['sigma_min']}"
         raise InputError("sigma_max", sigma_max, line)
-    return EulerDiscreteScheduler.from_config(scheduler.config, sigma_max=sigma_max)
+    return cast(
+        EulerDiscreteScheduler, EulerDiscreteScheduler.from_config(scheduler.config, sigma_max=sigma_max)
+    )
 
 
 def start_solver(

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+SIZE = 128
+"""Pixels a side of a view; 16 views an object, all from elevation 30 degrees (the protocol orbit16)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
@@ -75,7 +78,7 @@ PARTS = {
         seed=1,
         validate_every=250,
         options={
-            "crop": 128,
+            "crop": SIZE,
             "negatives": 0.0,
             "shares": (0.65, 0.35),
             "initial": "vae_64",

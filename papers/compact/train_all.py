@@ -27,7 +27,7 @@ import torch
 from clock import Clock
 from diffusers import AutoencoderKL
 from hi3d_stages import Hi3dStages, Sizes
-from parts import PARTS, Part
+from parts import PARTS, SIZE, Part
 from torch import Tensor
 from transformers import CLIPVisionModelWithProjection
 
@@ -58,15 +58,13 @@ POSED = ("sparsefusion_eft", "sparsefusion_vldm", "regressor")
 """Stages that learn from views with their cameras."""
 HI3D = ("hi3d_depth", "hi3d_elevation", "hi3d_orbit", "hi3d_refine")
 OPTIONAL = ("hi3d_upscaler",)
-STAGES = ("data", "vae", "image_encoder", "dimvis", "one2one", *POSED, *HI3D, *OPTIONAL, "bundle")
 """Stages that no weights of the package come from."""
+STAGES = ("data", "vae", "image_encoder", "dimvis", "one2one", *POSED, *HI3D, *OPTIONAL, "bundle")
 
 
 # ---- The data of the recipe; its training runs are in parts.py. `--scale` multiplies NUM_OBJECTS and every
 # `steps`. ----
 
-SIZE = 128
-"""Pixels a side of a view; 16 views an object, all from elevation 30 degrees (the protocol orbit16)."""
 NUM_OBJECTS = 3000
 """Procedural objects, of the seeds 0, 1, 2, ..."""
 MESH_TURNS = 6

@@ -7,9 +7,8 @@ orbit16`; where it has a splits.json only its `val` scenes are used. For the fir
 resolution, every shape of the guidance over the frames with every highest guidance, at the first of the
 given numbers of steps and of noise to begin with; then every pair of these with the best guidance. If
 `--refine-guidance`, `--refine-steps` or `--refine-sigma-max` are given, the second stage is tried in the same
-way with what was chosen for the first. Of
-equal ones the first is taken. Best is the highest PSNR, or with `--by stlpips_vgg` the lowest of that.
-Answers are kept in <work>: a stopped run goes on.
+way with what was chosen for the first. Of equal ones the first is taken. Best is the highest PSNR, or with
+`--by stlpips_vgg` the lowest of that. Answers are kept in <work>: a stopped run goes on.
 
 Writes <results>/hi3d_choice.json, whose `settings` are what the weights record.
 """
@@ -49,11 +48,11 @@ class Trial:
     def score(self, row: str, **asked: Any) -> float:
         """How good a row is with some options: greater is better."""
         given, asked = self.given, dict(sorted(asked.items()))
-        noise = {name: asked[name] for name in asked if name.endswith("sigma_max")}
-        self.pipeline.register_to_config(**noise)
         for one in self.tried:
             if (one["row"], one["asked"]) == (row, to_plain(asked)):
                 return one[given.by] if given.by == "psnr" else -one[given.by]
+        noise = {name: asked[name] for name in asked if name.endswith("sigma_max")}
+        self.pipeline.register_to_config(**noise)
         more = {name: asked[name] for name in asked if name not in noise}
         options = Orbit16Options(num_inputs=given.inputs, only=[row], seed=given.seed, **more)
         report = evaluate_orbit16(

@@ -22,7 +22,6 @@ from manyview.cli.flags import check_range, check_readable, torch_device
 from manyview.cli.progress import TerminalProgress, silence_loading
 from manyview.errors import InputError
 from manyview.io.atomic import writing_file
-from manyview.io.framing import resize_area
 from manyview.io.sheet import draw_sheet
 from manyview.methods import load
 from manyview.types import Views
@@ -79,7 +78,7 @@ def beside(truth: torch.Tensor, made: torch.Tensor, seeds: Sequence[int]) -> Vie
     images, names, observed = [], [], []
     for name, orbit in rows:
         for view in SHOWN:
-            images.append(resize_area(orbit[view], *truth.shape[-2:])[0].clamp(0, 1))
+            images.append(orbit[view].clamp(0, 1))
             names.append(f"{name}, {22.5 * view:g}")
             observed.append(name == "true" or view == 0)
     return Views(images=torch.stack(images), observed=torch.tensor(observed), names=tuple(names))

@@ -132,7 +132,7 @@ class AutoencoderTask(Task):
     @torch.no_grad()
     def _raw_latents(self, codec: AutoencoderKL) -> Tensor:
         latents = []
-        for source in self.pictures.sources:
+        for source in self.pictures.sources.training:
             for index in np.unique(np.linspace(0, len(source) - 1, 60).astype(int)):
                 images = torch.from_numpy(source[int(index)][::4].astype(np.float32) / 255)
                 images = images.permute(0, 3, 1, 2).to(next(codec.parameters()).device)

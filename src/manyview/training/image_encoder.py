@@ -14,6 +14,7 @@ from torch.nn import functional
 from manyview.data.packed import PackedViews
 from manyview.nets.image_encoder import build_image_encoder, embed
 from manyview.sampling.noise import generator_seed
+from manyview.training.sources import ViewSources
 from manyview.training.task import Task
 
 _STREAM = 0x656D62
@@ -38,14 +39,13 @@ class ImageEncoderTask(Task):
     def __init__(
         self, folders: Sequence[Path], shares: Sequence[float], validation: Path | None, seed: int = 0
     ) -> None:
-        self.sources = [PackedViews(folder) for folder in folders]
-        self.shares = np.asarray(shares, dtype=np.float64) / sum(shares)
+        self.sources = ViewSources(folders, shares)
         self.validation = validation
         self.seed = seed
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        return {"shares": self.shares.tolist()}
+        return {"shares": self.sources.shares.tolist()}
 
     def build(self) -> nn.Module:
         """The compact encoder with first weights."""
@@ -89,8 +89,8 @@ class ImageEncoderTask(Task):
 
     def _pair(self, item: int) -> tuple[Tensor, Tensor]:
         rng = np.random.default_rng(generator_seed(self.seed, item, _STREAM))
-        source = self.sources[int(rng.choice(len(self.sources), p=self.shares))]
-        views = source[int(rng.integers(len(source)))]
+        source, index = self.sources.draw_object(rng)
+        views = source[index]
         order, gamma = rng.permutation(3), np.exp(rng.normal(scale=0.2))
         pair = []
         for view in rng.choice(len(views), 2, replace=False):

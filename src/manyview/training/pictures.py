@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from manyview.data.packed import PackedViews
 from manyview.sampling.noise import generator_seed
+from manyview.training.sources import ViewSources
 
 _STREAM = 0x70696374
 
@@ -25,8 +25,7 @@ class RandomPictures:
     def __init__(
         self, folders: Sequence[Path], shares: Sequence[float], size: int, seed: int, negatives: float = 0.5
     ) -> None:
-        self.sources = [PackedViews(folder) for folder in folders]
-        self.shares = np.asarray(shares, dtype=np.float64) / sum(shares)
+        self.sources = ViewSources(folders, shares)
         self.size = size
         self.seed = seed
         self.negatives = negatives
@@ -37,9 +36,8 @@ class RandomPictures:
 
     def _picture(self, item: int) -> Tensor:
         rng = np.random.default_rng(generator_seed(self.seed, item, _STREAM))
-        source = self.sources[int(rng.choice(len(self.sources), p=self.shares))]
-        views = source[int(rng.integers(len(source)))]
-        image = views[int(rng.integers(len(views)))]
+        source, index, view = self.sources.draw(rng)
+        image = source[index][view]
         height, width = image.shape[:2]
         if height > self.size:
             # A crop around a random object pixel: white alone teaches nothing.

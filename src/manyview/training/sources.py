@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from manyview.data.packed import PackedViews
 from manyview.errors import InputError
@@ -39,7 +41,17 @@ class ViewSources:
         """The training sets, and the held-out one if there is one."""
         return [*self.training, *([] if self.validation is None else [self.validation])]
 
+    def draw_object(self, rng: np.random.Generator) -> tuple[PackedViews, int]:
+        """A data set by its share, and one of its objects."""
+        source = self.training[int(rng.choice(len(self.training), p=self.shares))]
+        return source, int(rng.integers(len(source)))
+
     def draw(self, rng: np.random.Generator) -> tuple[PackedViews, int, int]:
         """A data set by its share, one of its objects, and one of its views."""
-        source = self.training[int(rng.choice(len(self.training), p=self.shares))]
-        return source, int(rng.integers(len(source))), int(rng.integers(source.num_views))
+        source, index = self.draw_object(rng)
+        return source, index, int(rng.integers(source.num_views))
+
+
+def read_view(source: PackedViews, index: int, view: int) -> Tensor:
+    """[3, S, S] in [0, 1]: one view of one object."""
+    return torch.from_numpy(source[index][view].astype(np.float32) / 255).permute(2, 0, 1).contiguous()

@@ -23,7 +23,7 @@ from manyview.io.framing import resize_area
 from manyview.methods.hi3d.degradation import compact_options, degrade
 from manyview.methods.hi3d.depth_net import DepthNet
 from manyview.sampling.noise import generator_seed
-from manyview.training.sources import ViewSources
+from manyview.training.sources import ViewSources, read_view
 from manyview.training.task import Task
 from manyview.weights.packing import load_component
 
@@ -183,7 +183,7 @@ def masked_difference_error(told: Tensor, true: Tensor, solid: Tensor, scales: i
 
 def _shrunk(source: PackedViews, index: int, view: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
     """Picture [3, S, S], inverse-depth shares and coverage [S, S] of one view, averaged down to S pixels."""
-    pixels = torch.from_numpy(source[index][view].astype(np.float32) / 255).permute(2, 0, 1)
+    pixels = read_view(source, index, view)
     codes = np.asarray(source.depths(index)[view])
     cover = torch.from_numpy((codes > 0).astype(np.float32))[None]
     shares = torch.from_numpy(source.depth_codes.shares(codes))[None]

@@ -13,13 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Swin2SRForImageSuperResolution
 
-from manyview.data.packed import PackedViews
 from manyview.errors import InputError
 from manyview.io.framing import resize_area
 from manyview.methods.hi3d.degradation import compact_options, degrade
 from manyview.methods.hi3d.upscaler import FACTOR, build_upscaler, load_upscaler, upscale
+from manyview.metrics.image import psnr
 from manyview.sampling.noise import generator_seed
-from manyview.training.sources import ViewSources
+from manyview.training.sources import ViewSources, read_view
 from manyview.training.task import Task
 
 _STREAM = 0x757073
@@ -96,13 +96,12 @@ class UpscalerTask(Task):
         chosen = np.unique(np.linspace(0, len(held_out) - 1, _VALIDATED).astype(int))
         sums = torch.zeros(2, dtype=torch.float64)
         for number, index in enumerate(chosen):
-            large = _pixels(held_out, int(index), 5 * number % held_out.num_views)[None]
+            large = read_view(held_out, int(index), 5 * number % held_out.num_views)[None]
             side = large.shape[-1]
             small, _ = resize_area(large, side // FACTOR, side // FACTOR)
             made = upscale(model, small.to(device)).cpu(), F.interpolate(small, (side, side), mode="bicubic")
             for place, one in enumerate(made):
-                error = (one.clamp(0, 1) - large).square().mean().clamp_min(1e-10)
-                sums[place] -= 10 * error.log10()
+                sums[place] += float(psnr(one.clamp(0, 1), large).clamp(max=100))
         network, bicubic = (sums / len(chosen)).tolist()
         return {"psnr_val": network, "bicubic_psnr_val": bicubic}
 
@@ -113,7 +112,7 @@ class UpscalerTask(Task):
 
     def _example(self, item: int) -> tuple[Tensor, Tensor]:
         rng = np.random.default_rng(generator_seed(self.seed, item, _STREAM))
-        large = _pixels(*self.sources.draw(rng))
+        large = read_view(*self.sources.draw(rng))
         if rng.random() < 0.5:
             large = large.flip(-1)
         side = large.shape[-1] // FACTOR
@@ -133,8 +132,3 @@ class UpscalerTask(Task):
 
 def _cut(image: Tensor, top: int, left: int, size: int) -> Tensor:
     return image[:, top : top + size, left : left + size].contiguous()
-
-
-def _pixels(source: PackedViews, index: int, view: int) -> Tensor:
-    """One view [3, S, S] in [0, 1]."""
-    return torch.from_numpy(source[index][view].astype(np.float32) / 255).permute(2, 0, 1).contiguous()

@@ -15,6 +15,10 @@ class InputError(ValueError):
         line = " ".join(f"{argument}: {shown}: {accepted}".split())
         super().__init__(line)
 
+    def __reduce__(self) -> tuple[type["InputError"], tuple[str, object, str]]:
+        """Errors cross from worker processes, which would otherwise make them anew from their line alone."""
+        return type(self), (self.argument, self.value, self.accepted)
+
 
 class MissingDependency(InputError):
     """An optional package is needed for what was asked; the line says how to install it."""

@@ -191,25 +191,16 @@ PARTS |= {
         # The third: views from anywhere.
         options={"shares": (0.2, 0.3, 0.5)},
     ),
-    # Twice, the second time from where the first ended, and more of it at high noise: there the orbit's
-    # shapes and colours are decided, and there the first left the larger error.
-    "hi3d_orbit_1": Part(
-        stage="hi3d_orbit",
-        **_HI3D,
-        steps=2600,
-        batch_size=4,
-        seed=0,
-        validate_every=400,
-        options=_ORBIT,
-    ),
+    # More of it at high noise than in the published first stage: there the shapes and colours of an orbit are
+    # decided, and of a short training they are the larger error.
     "hi3d_orbit": Part(
         stage="hi3d_orbit",
-        **{**_HI3D, "lr": 8e-4},
-        steps=3300,
+        **_HI3D,
+        steps=2200,
         batch_size=8,
-        seed=1,
-        validate_every=300,
-        options={**_ORBIT, "log_sigma": (1.3, 1.4), "initial": "hi3d_orbit_1"},
+        seed=0,
+        validate_every=440,
+        options={**_ORBIT, "log_sigma": (1.0, 1.5)},
     ),
     "hi3d_refine": Part(
         stage="hi3d_refine",

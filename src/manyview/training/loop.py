@@ -23,6 +23,7 @@ from torch import Tensor
 from manyview.errors import InputError, Stopped
 from manyview.progress import Progress, silent
 from manyview.sampling.noise import mix64
+from manyview.training.attention import attention_kernels
 from manyview.training.checkpoint import (
     CheckpointState,
     newest_checkpoint,
@@ -206,7 +207,7 @@ class _Run:
             items, batch = next(passes)
             # For dropout alone: what it draws must not depend on the steps a process has made before.
             torch.manual_seed(mix64(config.seed, self.step, micro, accelerator.process_index))
-            with accelerator.accumulate(self.model):
+            with accelerator.accumulate(self.model), attention_kernels(accelerator.device):
                 loss, parts = self.task.loss(self.model, batch, items, config.seed)
                 accelerator.backward(loss)
                 if accelerator.sync_gradients:

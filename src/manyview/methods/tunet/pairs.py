@@ -28,9 +28,7 @@ def allowed_targets(num_frames: int) -> dict[int, tuple[int, ...]]:
     if num_frames >= _WHOLE:
         return {reference: tuple(_TARGETS) for reference in _REFERENCES}
     half = num_frames // 2
-    return {
-        reference: tuple(range(max(half, reference + _OFFSET), num_frames)) for reference in range(half)
-    }
+    return {reference: tuple(range(max(half, reference + _OFFSET), num_frames)) for reference in range(half)}
 
 
 def draw_pairs(num_frames: int, shuffle: Shuffle, count: int = PAIRS_A_SCENE) -> list[tuple[int, int]]:

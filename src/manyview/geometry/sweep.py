@@ -74,9 +74,9 @@ def relative_sweep_grid(
 ) -> tuple[Tensor, Tensor]:
     """As `sweep_grid`, for pairs of any pinhole cameras told by tensors alone, for networks.
 
-    source_from_target [V, 4, 4] rigid; lenses [V, 4]: fx / width, fy / height, cx / width, cy / height of each
-    image; depths [V, D] along the targets' z; cells: rows and columns. Returns the grid [V, D, h, w, 2] and
-    bool [V, D, h, w]: in front of the source and inside its image.
+    source_from_target [V, 4, 4] rigid; lenses [V, 4]: fx / width, fy / height, cx / width, cy / height of
+    each image; depths [V, D] along the targets' z; cells: rows and columns. Returns the grid
+    [V, D, h, w, 2], and bool [V, D, h, w]: in front of the source and inside its image.
     """
     lens, other, depths = (x.float() for x in (target_lens, source_lens, depths))
     pose = source_from_target.float()

@@ -1,9 +1,9 @@
 """DDIM forwards and backwards over one explicit list of timesteps, as an exact pair.
 
-Song, Meng and Ermon 2020 (DDIM), section 4.3; terms as in the TUNet paper, equation 1. With c = sqrt(alpha_bar)
-and s = sqrt(1 - alpha_bar) of a level, a latent is the sum of its mean c x0 and its noise term s eps, where x0
-and eps follow from what the model answers. One step, to another level of the list, keeps x0 and eps and
-changes c and s.
+Song, Meng and Ermon 2020 (DDIM), section 4.3; terms as in the TUNet paper, equation 1. With c the root of a
+level's alpha_bar and s that of 1 - alpha_bar, a latent is the sum of its mean c x0 and its noise term s eps,
+where x0 and eps follow from what the model answers. One step, to another level of the list, keeps x0 and eps
+and changes c and s.
 
 What makes the two directions a pair: sampling leaves level k with what the model says *of the latent at level
 k, at timestep t_k*. So the step of the inversion that arrives at level k needs the answer at t_k, not at the
@@ -17,6 +17,7 @@ model that is smooth enough; the guess that is asked about first costs nothing t
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -29,9 +30,9 @@ from manyview.errors import InputError
 from manyview.sampling.solvers import Prediction
 
 Guess = Literal["carried", "previous"]
-"""What an inversion step asks about first. `previous`: the latent it comes from, as it is, which is diffusers'
-`DDIMInverseScheduler`. `carried`: that latent carried to the new level by the last answer, for as many calls
-of the model and with an error of the next order."""
+"""What an inversion step asks about first. `previous`: the latent it comes from, as it is, which is what
+diffusers' `DDIMInverseScheduler` asks about. `carried`: that latent carried to the new level by the last
+answer, for as many calls of the model and with an error of the next order."""
 OnStep = Callable[[int], None]
 
 
@@ -60,9 +61,7 @@ class Levels:
     """alpha_bar of what counts as the clean latent; Stable Diffusion has that of timestep 0."""
 
     def __post_init__(self) -> None:
-        if not self.timesteps or any(
-            a >= b for a, b in zip(self.timesteps, self.timesteps[1:], strict=False)
-        ):
+        if not self.timesteps or any(b <= a for a, b in itertools.pairwise(self.timesteps)):
             raise InputError("timesteps", list(self.timesteps), "expected one or more, rising")
         if len(self.alphas) != len(self.timesteps):
             raise InputError("alphas", len(self.alphas), f"expected {len(self.timesteps)}")
@@ -176,7 +175,7 @@ def invert(
 
     Every level costs one call of the model, and `refinements` more, each of which asks at the same timestep
     about the latent that the answer before led to (fixed-point iteration of the implicit step). `on_step`
-    hears of every call. Raises `InputError` for fewer than 0 refinements.
+    hears how many calls a level took. Raises `InputError` for fewer than 0 refinements.
     """
     if refinements < 0:
         raise InputError("--refinements", refinements, "expected 0 or more")
@@ -191,12 +190,12 @@ def invert(
         if guess == "carried":
             # Of the first level nothing is known but the clean latent: its share of the level, no noise.
             asked = math.sqrt(upper / alpha) * x if terms is None else _join(*terms, upper)
-        for number in range(refinements + 1):
-            answer = model(asked, time)
-            asked = _ascend(x, answer, alpha, upper, levels.prediction)
-            if on_step is not None:
-                on_step(1)
-        x, alpha = asked, upper
+        answer = model(asked, time)
+        for _ in range(refinements):
+            answer = model(_ascend(x, answer, alpha, upper, levels.prediction), time)
+        x, alpha = _ascend(x, answer, alpha, upper, levels.prediction), upper
+        if on_step is not None:
+            on_step(refinements + 1)
         terms = split_terms(x, answer, alpha, levels.prediction)
         latents.append(x)
         estimates.append(terms[0])
@@ -254,8 +253,8 @@ def _join(clean: Tensor, noise: Tensor, alpha: float) -> Tensor:
 def _ascend(x: Tensor, answer: Tensor, lower: float, upper: float, prediction: Prediction) -> Tensor:
     """The latent at level `upper` from which sampling, given this answer, comes to `x` at level `lower`.
 
-    For epsilon the step down is x = c0 (y - s1 eps) / c1 + s0 eps. For v it is x = cos(d) y - sin(d) v, a turn
-    by the angle d between the levels (c = cos, s = sin of their angles); both are solved for y.
+    For epsilon the step down is x = c0 (y - s1 eps) / c1 + s0 eps. For v it is x = cos(d) y - sin(d) v, a
+    turn by the angle d between the levels (c = cos, s = sin of their angles); both are solved for y.
     """
     c0, s0 = math.sqrt(lower), math.sqrt(1 - lower)
     c1, s1 = math.sqrt(upper), math.sqrt(1 - upper)

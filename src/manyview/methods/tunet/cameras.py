@@ -1,8 +1,8 @@
 """Pairs of cameras as tensors: what TUNet is told of a reference and its targets.
 
-Only what lies between the two cameras enters, in the reference's own axes and in units in which the reference
-stands `DISTANCE` from the point that is looked at. So nothing changes when the whole world is moved, turned or
-scaled. R references, B targets; every target belongs to one reference.
+Only what lies between the two cameras enters, in the reference's own axes and in units in which the
+reference stands `DISTANCE` from the point that is looked at. So nothing changes when the whole world is
+moved, turned or scaled. R references, B targets; every target belongs to one reference.
 """
 
 from __future__ import annotations

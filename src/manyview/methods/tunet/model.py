@@ -240,7 +240,7 @@ class TUNet(ModelMixin, ConfigMixin):
         """Add what the sweep says to a decoder's features, averaged to their size."""
         if self.planes_in is None or features is None:
             return x
-        return x + self.planes_in[number](F.adaptive_avg_pool2d(features, x.shape[-2:]))
+        return x + self.planes_in[number](F.adaptive_avg_pool2d(features, (x.shape[-2], x.shape[-1])))
 
 
 class _Look:
@@ -362,7 +362,7 @@ def _build_down(options: TUNetOptions) -> tuple[nn.ModuleList, list[int]]:
                 blocks,
                 cameras=1,
                 attends=options.self_attention[level],
-                sampler=None if last else Downsample2D(width, use_conv=True, out_channels=width, padding=1),
+                sampler=None if last else Downsample2D(width, use_conv=True, out_channels=width, name="op"),
             )
         )
         skips += [width] * (options.resnets + (not last))

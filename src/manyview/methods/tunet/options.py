@@ -17,8 +17,8 @@ Ablation = Literal["full", "no-cross-attention", "concat"]
 class TUNetOptions:
     """The defaults are the compact network; `paper_options` has the published one.
 
-    What the paper has not got (`feature_keys`, `ray_octaves`, `sweep_depths`, `blend`, `identity_gate`) can be
-    switched off. Raises `InputError` for choices that do not go together.
+    What the paper has not got (`feature_keys`, `ray_octaves`, `sweep_depths`, `blend`, `identity_gate`) can
+    be switched off. Raises `InputError` for choices that do not go together.
     """
 
     latent_channels: int = 8
@@ -44,7 +44,7 @@ class TUNetOptions:
     """`blocks`: cameras and class reach every residual block (encoder: reference; middle: both; decoder:
     target). `concat`: they are maps beside the input and nothing else (the paper's ablation)."""
     keys: Keys = "full"
-    """Latent and rays of the reference that attention looks at: averaged to the size of the queries, or all."""
+    """Latent and rays of the reference for attention: averaged to the size of the queries, or all."""
     feature_keys: bool = True
     """Keys and values also of the encoder's first features of the reference."""
     ray_octaves: int = 4

@@ -63,7 +63,7 @@ def blend_output(
     residual: Tensor,
     gate: Tensor | None,
 ) -> Tensor:
-    """[B, C, h, w] a mean of candidates, weighed cell by cell by the softmax of their logits, plus a residual.
+    """[B, C, h, w] a mean of candidates, weighed by the softmax of their logits, plus a residual.
 
     The candidates are zero, the reference's same cell, and its values on the planes of the sweep. latents
     [B, C, h, w] of the reference; gathered [B, D, C, h, w] and inside [B, D, h, w], or None without a sweep;

@@ -1,8 +1,8 @@
 """Ordered captures: scenes filmed in one go, whose frames come one after the other, with their cameras.
 
 A data set is either MVImgNet's tree, `<category>/<object>/` with `images/` and `sparse/0`, or a folder of
-scenes (transforms.json). Frames are cut square around the middle and averaged down, lens distortion taken out,
-so that every view has a pinhole camera of the same size.
+scenes (transforms.json). Frames are cut square around the middle and averaged down, lens distortion taken
+out, so that every view has a pinhole camera of the same size.
 """
 
 from __future__ import annotations

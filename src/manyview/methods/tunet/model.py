@@ -57,7 +57,7 @@ class TUNet(ModelMixin, ConfigMixin):
         class_dim: int = 32,
         num_classes: int = 0,
         conditioning: Conditioning = "blocks",
-        keys: Keys = "full",
+        key_cells: Keys = "full",
         feature_keys: bool = True,
         ray_octaves: int = 4,
         sweep_depths: int = 16,
@@ -82,7 +82,7 @@ class TUNet(ModelMixin, ConfigMixin):
             class_dim=class_dim,
             num_classes=num_classes,
             conditioning=conditioning,
-            keys=keys,
+            key_cells=key_cells,
             feature_keys=feature_keys,
             ray_octaves=ray_octaves,
             sweep_depths=sweep_depths,
@@ -253,7 +253,7 @@ class _Look:
     def at(self, cells: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
         """Target rays of so many cells, and keys with their rays: spatially aligned, cell by cell."""
         if cells not in self.known:
-            many = cells if self.network.options.keys == "pooled" else self.cells
+            many = cells if self.network.options.key_cells == "pooled" else self.cells
             rays = self.network._rays(self.pairs.target_rays(cells), self.keys)
             theirs = self.network._rays(self.pairs.reference_rays(many), self.keys)[self.pairs.reference_of]
             self.known[cells] = rays, F.adaptive_avg_pool2d(self.keys, many), theirs

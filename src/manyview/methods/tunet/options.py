@@ -43,7 +43,7 @@ class TUNetOptions:
     conditioning: Conditioning = "blocks"
     """`blocks`: cameras and class reach every residual block (encoder: reference; middle: both; decoder:
     target). `concat`: they are maps beside the input and nothing else (the paper's ablation)."""
-    keys: Keys = "full"
+    key_cells: Keys = "full"
     """Latent and rays of the reference for attention: averaged to the size of the queries, or all."""
     feature_keys: bool = True
     """Keys and values also of the encoder's first features of the reference."""
@@ -110,7 +110,7 @@ def paper_options(num_classes: int = 167) -> TUNetOptions:
         camera_dim=64,
         class_dim=64,
         num_classes=num_classes,
-        keys="pooled",
+        key_cells="pooled",
         feature_keys=False,
         ray_octaves=0,
         sweep_depths=0,

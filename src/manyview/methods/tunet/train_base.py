@@ -1,4 +1,5 @@
-"""Training of the base: latent diffusion on single views, the small stand-in for Stable Diffusion.
+"""Training of the base: latent diffusion on single views, the small stand-in for Stable Diffusion 1.5, which
+the paper uses as it is.
 
 Latents are encoded once, so views are not mirrored or turned here: a codec's latent of a mirrored picture is
 not the mirrored latent. Data sets of renders hold mirrored and turned placements instead.
@@ -9,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from manyview.errors import InputError
-from manyview.methods.tunet.base import base_forward, build_base, load_base
+from manyview.methods.tunet.base import build_base, load_base
 from manyview.methods.tunet.examples import UNKNOWN, PosedLatents
 from manyview.sampling.noise import item_integers, item_noise, item_uniform
 from manyview.sampling.solvers import Prediction, build_scheduler, draw_timesteps
@@ -24,6 +25,8 @@ from manyview.training.task import Task
 
 COMPONENT = "base"
 _STREAMS = {"time": 1, "noise": 2, "drop": 3, "source": 4, "view": 5}
+_CELLS = 4
+"""The network halves its latents twice."""
 _VALIDATED = 128
 _AT_ONCE = 32
 _TIMES = {"low": 100, "middle": 500, "high": 900}
@@ -66,7 +69,6 @@ class TunetBaseTask(Task):
         sets: Sequence[PosedLatents],
         *,
         options: BaseTraining | None = None,
-        preset: Literal["compact", "paper"] = "compact",
         classes: Sequence[str] = (),
         shares: Sequence[float] = (),
         validation: PosedLatents | None = None,
@@ -83,9 +85,11 @@ class TunetBaseTask(Task):
             raise InputError("--data", sorted(shapes), "expected latents of one size in all")
         self.sets, self.validation = list(sets), validation
         self.options, self.classes = options or BaseTraining(), tuple(classes)
-        self.preset: Literal["compact", "paper"] = preset
         self.shares, self.seed, self.initial, self.data_name = tuple(shares), seed, initial, data_name
-        self.channels = shapes.pop()[0]
+        self.channels, *cells = shapes.pop()
+        if any(side % _CELLS for side in cells):
+            line = f"expected a multiple of {_CELLS} cells a side: views of a multiple of {8 * _CELLS} pixels"
+            raise InputError("--data", f"latents of {cells} cells", line)
         self.views = [_classes_of_views(one, len(self.classes)) for one in self.sets]
         self._starts = torch.tensor([0, *(len(one.latents) for one in self.sets)]).cumsum(0)
         self._order = EpochOrder(int(self._starts[-1]), seed)
@@ -95,7 +99,6 @@ class TunetBaseTask(Task):
     def settings(self) -> Mapping[str, Any]:
         return {
             "stage": "base",
-            "preset": self.preset,
             "prediction": self.options.prediction,
             "time_exponent": self.options.time_exponent,
             "min_snr": self.options.min_snr,
@@ -109,7 +112,7 @@ class TunetBaseTask(Task):
 
     def build(self) -> nn.Module:
         """Fresh weights, or those of `initial`: an export, or a U-Net's folder."""
-        network = build_base(self.preset, latent_channels=self.channels, num_classes=len(self.classes))
+        network = build_base(latent_channels=self.channels, num_classes=len(self.classes))
         if self.initial is not None:
             folder = self.initial / COMPONENT
             saved = load_base(
@@ -202,7 +205,8 @@ class TunetBaseTask(Task):
         wanted = noise
         if self.options.prediction == "v_prediction":
             wanted = self.scheduler.get_velocity(latents, noise, times)  # type: ignore[arg-type]
-        answer = base_forward(model, noisy, times, classes)
+        # The call itself: on several processes the network comes wrapped.
+        answer = model(noisy, times, class_labels=classes, return_dict=False)[0]
         return (answer.float() - wanted).square().mean(dim=(1, 2, 3))
 
 

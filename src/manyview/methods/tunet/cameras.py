@@ -7,7 +7,7 @@ moved, turned or scaled. R references, B targets; every target belongs to one re
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -59,6 +59,17 @@ class CameraPairs:
             reference_from_target=self.reference_from_target[chosen],
             reference_of=self.reference_of[chosen],
         )
+
+    def narrowed(self) -> tuple[CameraPairs, Tensor]:
+        """The same targets without references that none of them has, and the numbers [r] of those left."""
+        used, places = self.reference_of.unique(return_inverse=True)
+        kept = replace(
+            self,
+            reference_lens=self.reference_lens[used],
+            reference_focus=self.reference_focus[used],
+            reference_of=places,
+        )
+        return kept, used
 
     def reference_vectors(self) -> Tensor:
         """[R, 19] the references' cameras: at the origin of their own axes."""
@@ -116,7 +127,7 @@ def pair_cameras(
         reference_of = torch.zeros_like(count) if len(references) == 1 else count
     points = axis_points(references) if focus is None else focus.to(references.K).expand(len(references), 3)
     in_reference = transform_points(references.cam_from_world.double(), points.double()[:, None])[:, 0]
-    lengths = torch.linalg.vector_norm(in_reference, dim=-1)
+    lengths = torch.linalg.vector_norm((points - references.centers).double(), dim=-1)
     if bool((lengths < 1e-9).any()):
         raise InputError("cameras", "reference stands on the point looked at", "expected one away from it")
     scale = DISTANCE / lengths

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from manyview.errors import InputError
-from manyview.metrics.spectrum import high_frequency_energy, radial_power
+from manyview.metrics.spectrum import high_frequency_energy, high_frequency_power, radial_power
 
 
 def wave(cycles: int, size: int = 64, across: bool = False) -> torch.Tensor:
@@ -51,6 +51,8 @@ def test_white_noise_is_flat_and_blur_is_not() -> None:
     mean = power.mean(dim=0)
     assert float(mean[1:].max() / mean[1:].min()) < 1.15
     share = high_frequency_energy(noise)
+    # Of a variance of 1/12 the same share.
+    assert float(high_frequency_power(noise).mean()) == pytest.approx((1 - math.pi / 16) / 12, rel=0.03)
     assert float(share.mean()) == pytest.approx(1 - math.pi / 16, abs=0.01)
     blurred = F.avg_pool2d(noise, 5, stride=1, padding=2)
     _, less = radial_power(blurred, 8)
@@ -69,6 +71,7 @@ def test_brightness_does_not_matter_but_contrast_counts_squared() -> None:
     _, power = radial_power(picture, 8)
     _, changed = radial_power(0.5 * picture + 0.2, 8)
     torch.testing.assert_close(changed, power / 4)
+    torch.testing.assert_close(high_frequency_power(0.5 * picture + 0.2), high_frequency_power(picture) / 4)
     torch.testing.assert_close(high_frequency_energy(0.5 * picture + 0.2), high_frequency_energy(picture))
 
 

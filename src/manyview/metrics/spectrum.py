@@ -21,14 +21,16 @@ HIGH_FREQUENCY = 0.25
 def radial_power(images: Tensor, num_bins: int = 32) -> tuple[Tensor, Tensor]:
     """Mean power over rings of equal frequency: frequencies [num_bins], power [N, num_bins] in float64.
 
-    images [N, C, H, W], square, at least 4 pixels a side. A Hann window takes away what the border's jump from
-    one side to the other would add; its loss of power is made up for. Ring k holds the frequencies above
+    images [N, C, H, W], square, at least 4 pixels a side. A Hann window takes away what the border's jump
+    from one side to the other would add; its loss of power is made up for. Ring k holds the frequencies above
     0.5 k / num_bins up to 0.5 (k + 1) / num_bins. The mean and the corners beyond 0.5 are in no ring. Colours
     count alike.
     """
     power, frequency = _power(images)
     if not 1 <= num_bins <= images.shape[-1] // 2:
-        raise InputError("num_bins", num_bins, f"expected 1 to {images.shape[-1] // 2}, half the pixels a side")
+        raise InputError(
+            "num_bins", num_bins, f"expected 1 to {images.shape[-1] // 2}, half the pixels a side"
+        )
     ring = (frequency * 2 * num_bins - 1e-9).ceil().long() - 1
     inside = (ring >= 0) & (ring < num_bins)
     counts = torch.zeros(num_bins, dtype=torch.float64, device=images.device)
@@ -39,18 +41,26 @@ def radial_power(images: Tensor, num_bins: int = 32) -> tuple[Tensor, Tensor]:
     return centers, sums / counts
 
 
-def high_frequency_energy(images: Tensor, above: float = HIGH_FREQUENCY) -> Tensor:
-    """[N] share of a picture's variance at frequencies above `above` cycles per pixel (corners included).
+def high_frequency_power(images: Tensor, above: float = HIGH_FREQUENCY) -> Tensor:
+    """[N] the part of a picture's variance that lies at frequencies above `above` cycles per pixel, corners
+    included.
 
-    images [N, C, H, W], square, under the window of `radial_power`. From 0 (smooth) to 1; of white noise it is
-    the share of the frequency plane that lies outside the circle, 1 - pi above^2 for above up to 0.5. A picture
-    of one colour has 0.
+    images [N, C, H, W], square, under the window of `radial_power`.
     """
+    power, frequency = _power(images)
     if not 0 < above < math.sqrt(0.5):
         raise InputError("above", above, "expected a frequency between 0 and 0.7 cycles per pixel")
-    power, frequency = _power(images)
-    total = power.sum(dim=(1, 2))
-    high = power[:, frequency > above].sum(dim=1)
+    return power[:, frequency > above].sum(dim=1)
+
+
+def high_frequency_energy(images: Tensor, above: float = HIGH_FREQUENCY) -> Tensor:
+    """[N] the same as a share of the whole variance, from 0 (smooth) to 1.
+
+    Of white noise it is the share of the frequency plane that lies outside the circle, 1 - pi above^2 for
+    `above` up to 0.5. A picture of one colour has 0.
+    """
+    high = high_frequency_power(images, above)
+    total = _power(images)[0].sum(dim=(1, 2))
     flat = total <= 1e-12
     return torch.where(flat, torch.zeros_like(total), high / torch.where(flat, torch.ones_like(total), total))
 

@@ -104,7 +104,7 @@ def read_given_view(
     if split is None and index is None and len(splits) == 1:
         split = splits[0]
     views = read_scene(place, max_side=largest, split=split, argument=argument)
-    chosen = _choose(views, index, argument)
+    chosen = choose_view(views, index, argument)
     view = views[chosen]
     camera = view.cameras
     known = camera is not None and view.size[0] == view.size[1] and is_on_orbit(camera)
@@ -123,7 +123,11 @@ def _straight(photo: Photo) -> Tensor:
     return torch.where(photo.alpha > 1e-3, inner, 1.0).clamp(0, 1)
 
 
-def _choose(views: Views, index: int | None, argument: str) -> int:
+def choose_view(views: Views, index: int | None, argument: str = "INPUT") -> int:
+    """The view that is the input: the named one, else the only one that is observed.
+
+    Raises `InputError` for a number that no view with an image has, and where not exactly one is observed.
+    """
     observed = views.observed.nonzero()[:, 0].tolist()
     if index is not None:
         if not 0 <= index < len(views) or not bool(views.images[index].any()):

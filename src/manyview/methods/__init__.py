@@ -26,6 +26,7 @@ METHODS: dict[str, tuple[str, str]] = {
 CONVERTERS: dict[str, tuple[str, str]] = {
     "hi3d": ("manyview.methods.hi3d.convert", "Hi3dConverter"),
     "sparsefusion": ("manyview.methods.sparsefusion.convert", "SparseFusionConverter"),
+    "tunet": ("manyview.methods.tunet.convert", "TunetConverter"),
 }
 
 

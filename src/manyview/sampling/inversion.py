@@ -182,24 +182,26 @@ def invert(
     if guess not in get_args(Guess):
         raise InputError("guess", guess, f"expected one of {', '.join(get_args(Guess))}")
     x, alpha = clean, levels.clean_alpha
-    terms: tuple[Tensor, Tensor] | None = None
+    answer: Tensor | None = None
     latents, estimates, noises = [], [], []
     for timestep, upper in zip(levels.timesteps, levels.alphas, strict=True):
         time = torch.tensor(timestep, device=clean.device)
         asked = x
         if guess == "carried":
             # Of the first level nothing is known but the clean latent: its share of the level, no noise.
-            asked = math.sqrt(upper / alpha) * x if terms is None else _join(*terms, upper)
+            asked = math.sqrt(upper / alpha) * x
+            if answer is not None:
+                asked = _ascend(x, answer, alpha, upper, levels.prediction)
         answer = model(asked, time)
         for _ in range(refinements):
             answer = model(_ascend(x, answer, alpha, upper, levels.prediction), time)
         x, alpha = _ascend(x, answer, alpha, upper, levels.prediction), upper
         if on_step is not None:
             on_step(refinements + 1)
-        terms = split_terms(x, answer, alpha, levels.prediction)
+        estimate, noise = split_terms(x, answer, alpha, levels.prediction)
         latents.append(x)
-        estimates.append(terms[0])
-        noises.append(terms[1])
+        estimates.append(estimate)
+        noises.append(noise)
     return Trajectory(
         levels=levels,
         clean=clean,

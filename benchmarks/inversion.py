@@ -3,10 +3,11 @@
     python benchmarks/inversion.py --data DATASET --out docs/results/inversion.json
 
 Both go up and down the same timesteps with the same network and batch: diffusers' own loop (the inverse
-scheduler up, `DDIMScheduler` down) on a grid that both of its schedulers know, and ours. PSNR is of the decoded
-round trip against the decoded latent, so that the codec does not count, and of the latents themselves, whose
-range is the peak. Seconds are the median over the turns, after one that does not count. `refinements` are
-further calls at each level. `--weights random` needs no bundle; such a base is rougher than a learned one.
+scheduler up, `DDIMScheduler` down) on a grid that both of its schedulers know, and ours. PSNR is of the
+decoded round trip against the decoded latent, so that the codec does not count, and of the latents
+themselves, whose range is the peak. Seconds are the median over the turns, after one that does not count.
+`refinements` are further calls at each level. `--weights random` needs no bundle; such a base is rougher than
+a learned one.
 """
 
 from __future__ import annotations

@@ -53,7 +53,8 @@ class Trial:
                 return one
         given = self.given
         kept = {name: self.pipeline.config[name] for name in settings}
-        self.pipeline.register_to_config(**settings)
+        # As the pipeline's configuration holds them: one string.
+        self.pipeline.register_to_config(**{**settings, "candidates": ",".join(settings["candidates"])})
         try:
             report = evaluate_pair(
                 self.pipeline,

@@ -185,8 +185,8 @@ def write_tables(report: Mapping[str, Any], command: str) -> str:
         " pair by pair. frechet and kid: distances between all made and all true views by the features of the"
         " named network, without intervals; not comparable with published FIDs. hf_power_025: variance of a"
         f" view above a quarter of a cycle per pixel; the true views have {_truth_power(report)}. Seconds:"
-        " all targets of a reference. The paper's rows are its own (MVImgNet) and are not comparable number by"
-        " number.",
+        " all targets of a reference. The paper's rows are its own (MVImgNet) and are not comparable number"
+        " by number.",
         "",
         *_view_table(report),
         *_distance_table(rows_of(report)),

@@ -3,8 +3,8 @@
     python examples/07_one_image_to_any_camera.py --out around
     python examples/07_one_image_to_any_camera.py --scene scene/ --view 3 --yaw 60 --views 9 --out around
 
-Without --scene one view of a procedural object is drawn first. Writes a result folder with the given view, and
-the drawn ones on a sweep to both sides of it, and prints which ways of putting noise back were selected. A
+Without --scene one view of a procedural object is drawn first. Writes a result folder with the given view and
+the drawn ones, on a sweep to both sides of it, and prints which ways of putting noise back were selected. A
 scene has its cameras in transforms.json, about the origin. `manyview synth --method tunet` does the same from
 the command line.
 """

@@ -22,8 +22,8 @@ def wave(cycles: int, size: int = 64, across: bool = False) -> torch.Tensor:
 def test_a_wave_lies_in_its_ring(cycles: int, across: bool) -> None:
     centers, power = radial_power(wave(cycles, across=across), 16)
     assert centers[0] == pytest.approx(1 / 64)
-    # 16 rings over 0.5: ring k ends with 2 (k + 1) / 64, so that n cycles in 64 pixels are in ring (n - 1) // 2.
-    # The window spreads a line over its two neighbours.
+    # 16 rings over 0.5: ring k ends with 2 (k + 1) / 64, so n cycles in 64 are in ring (n - 1) // 2. The
+    # window spreads a line over its two neighbours.
     ring = (cycles - 1) // 2
     near = power[0, max(ring - 1, 0) : ring + 2].sum()
     assert int(power[0].argmax()) == ring
@@ -31,7 +31,7 @@ def test_a_wave_lies_in_its_ring(cycles: int, across: bool) -> None:
 
 
 def test_power_adds_up_to_the_variance() -> None:
-    """A wave of amplitude a has the variance a^2 / 2, whatever its frequency: the window's loss is made up."""
+    """A wave of amplitude a has the variance a^2 / 2: what the window took is made up for."""
     centers, power = radial_power(wave(8), 32)
     counts = ring_counts(64, 32)
     assert float((power[0] * counts).sum()) == pytest.approx(0.25**2 / 2, rel=0.02)

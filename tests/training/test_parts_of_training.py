@@ -43,11 +43,9 @@ def test_learning_rate_known_values() -> None:
 
 
 def test_cyclic_schedule_falls_again_and_again() -> None:
-    config = TrainConfig(
-        steps=110, warmup_steps=10, lr=2.0, min_lr_fraction=0.1, schedule="cyclic", cycles=4
-    )
+    config = TrainConfig(steps=110, warmup_steps=10, lr=2.0, min_lr_fraction=0.1, schedule="cyclic", cycles=4)
     assert learning_rate(4, config) == pytest.approx(1.0)  # the warm-up is as ever
-    # Four falls of 25 steps: each begins at the peak and is half way, at 1.1, between two steps in its middle.
+    # Four falls of 25 steps: each begins at the peak and is half way, at 1.1, between two steps.
     assert [learning_rate(step, config) for step in (10, 35, 60, 85)] == pytest.approx([2.0] * 4)
     for first in (10, 35, 60, 85):
         fall = [learning_rate(step, config) for step in range(first, first + 25)]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from manyview.bench.pair import PairScene, Question
-from manyview.bench.results import ARGUMENT, find_results, read_frames
+from manyview.bench.results import ARGUMENT, answer_rows, find_results, read_frames
 from manyview.errors import InputError
 from manyview.geometry.matching import match_cameras
 from manyview.io.scene import read_scene
@@ -48,18 +48,7 @@ def _read_result(folder: Path, scene: PairScene) -> tuple[Question, Tensor]:
         wanted = " or ".join(str(reference) for reference in asked)
         raise InputError(ARGUMENT, str(folder), f"was given the true frames {shown}, expected {wanted}")
     question = asked[given[0]]
-    order = sorted({*split.train_ids, *split.test_ids})
-    rows = []
-    for target in question.targets:
-        found = [
-            index
-            for index in split.test_ids
-            if frames[index] == target and (folder / table.files[index]).is_file()
-        ]
-        if len(found) != 1:
-            line = f"expected one answer at the camera of frame {target}, found {len(found)}"
-            raise InputError(ARGUMENT, str(folder), line)
-        rows.append(order.index(found[0]))
+    rows = answer_rows(folder, table, split, frames, question.targets)
     side = int(table.cameras.sizes.max())
     views = read_scene(folder, size=side, split=number, argument=ARGUMENT)
     return question, views.over(1.0)[torch.tensor(rows)].clamp(0, 1)

@@ -224,18 +224,9 @@ def _fewview(options: Options, progress: Progress) -> dict[str, Any]:
         seed=options.output.seed,
     )
     return evaluate_fewview(
-        options.target if options.target in METHODS else Path(options.target),
-        options.data,
-        options.out,
-        asked,
-        weights=options.weights,
+        **_run_options(options, progress),
+        options=asked,
         regressor=options.regressor,
-        limit=options.limit,
-        device=torch_device(options.compute.device),
-        dtype=torch_dtype(options.compute.dtype),
-        perceptual=options.perceptual,
-        force=options.output.force,
-        progress=progress,
     )
 
 
@@ -254,18 +245,9 @@ def _orbit16(options: Options, progress: Progress) -> dict[str, Any]:
         seed=options.output.seed,
     )
     return evaluate_orbit16(
-        options.target if options.target in METHODS else Path(options.target),
-        options.data,
-        options.out,
-        asked,
-        weights=options.weights,
-        limit=options.limit,
-        device=torch_device(options.compute.device),
-        dtype=torch_dtype(options.compute.dtype),
+        **_run_options(options, progress),
+        options=asked,
         size=options.size,
-        perceptual=options.perceptual,
-        force=options.output.force,
-        progress=progress,
     )
 
 
@@ -286,19 +268,26 @@ def _pair(options: Options, progress: Progress) -> dict[str, Any]:
         seed=options.output.seed,
     )
     return evaluate_pair(
-        options.target if options.target in METHODS else Path(options.target),
-        options.data,
-        options.out,
-        asked,
-        weights=options.weights,
-        limit=options.limit,
-        device=torch_device(options.compute.device),
-        dtype=torch_dtype(options.compute.dtype),
+        **_run_options(options, progress),
+        options=asked,
         size=options.size,
-        perceptual=options.perceptual,
-        force=options.output.force,
-        progress=progress,
     )
+
+
+def _run_options(options: Options, progress: Progress) -> dict[str, Any]:
+    """What every protocol's run takes alike, by name."""
+    return {
+        "target": options.target if options.target in METHODS else Path(options.target),
+        "data": options.data,
+        "out": options.out,
+        "weights": options.weights,
+        "limit": options.limit,
+        "device": torch_device(options.compute.device),
+        "dtype": torch_dtype(options.compute.dtype),
+        "perceptual": options.perceptual,
+        "force": options.output.force,
+        "progress": progress,
+    }
 
 
 def _means(scores: Mapping[str, Any]) -> str:

@@ -17,10 +17,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import manyview as mv
+from manyview.data.given import read_given_view
 from manyview.data.procedural.source import render_seed
 from manyview.geometry.trajectories import orbit
 from manyview.io.images import write_png
-from manyview.methods.hi3d.given import read_given_view
 from manyview.methods.hi3d.products import lift_options, lift_orbit
 
 

@@ -13,6 +13,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
+from manyview.geometry.trajectories import spherical_angles
 from manyview.io.glb import read_glb
 from manyview.io.result import Result
 from manyview.methods.dimvis.model import SlotConditioner
@@ -150,6 +151,23 @@ def test_photo_to_orbit(tmp_path: Path) -> None:
     assert result.views.observed.tolist() == [True] + [False] * 7
     assert (tmp_path / "turned" / "splats.ply").stat().st_size > 1000
     assert "8 views of 32 pixels" in done.stdout
+
+
+def test_one_image_to_any_camera(tmp_path: Path) -> None:
+    sys.path.append(str(ROOT / "tests" / "methods"))
+    from tiny_tunet import write_tiny_tunet
+
+    weights = write_tiny_tunet(tmp_path / "weights")
+    words = ("--weights", weights, "--views", "3", "--yaw", "30", "--candidates", "A", "B")
+    done = run("07_one_image_to_any_camera.py", *words, "--out", tmp_path / "around")
+    assert done.returncode == 0, done.stderr
+    result = Result.load(tmp_path / "around")
+    assert result.views.observed.tolist() == [True, False, False, False]
+    assert result.views.cameras is not None
+    azimuth = spherical_angles(result.views.cameras.centers)[0]
+    assert ((azimuth + 180) % 360 - 180).tolist() == pytest.approx([0, -30, 0, 30], abs=0.1)
+    assert "3 views of 16 pixels" in done.stdout
+    assert "selected: " in done.stdout
 
 
 def test_examples_are_numbered_and_say_what_they_show() -> None:

@@ -4,7 +4,8 @@
         --dimvis runs/dimvis/export --one2one runs/one2one/export \
         --sparsefusion runs/sparsefusion_vldm/export --pixelnerf runs/regressor/export \
         --hi3d runs/hi3d_orbit/export --hi3d-refine runs/hi3d_refine/export \
-        --hi3d-depth runs/hi3d_depth/export --hi3d-elevation runs/hi3d_elevation/export
+        --hi3d-depth runs/hi3d_depth/export --hi3d-elevation runs/hi3d_elevation/export \
+        --tunet runs/tunet/export --tunet-base runs/tunet_base/export
 
 Networks are packed as int8 with a scale for each output channel (manyview.weights.packing; what that costs:
 papers/compact/packing.py), but for those named by `--float16 vae dimvis/unet`, which are copied as they are.
@@ -12,8 +13,9 @@ Components left out keep what is there. For DiMViS, `--guidance 3 1 1` records t
 validation objects for 1, 2 and 3 references (papers/dimvis/choose_guidance.py), `--sampler dpm 4` the solver
 and steps of answers for which none are asked. For SparseFusion `--sparsefusion-settings` names the file in
 which papers/sparsefusion/choose.py wrote sampler and distillation, and `--hi3d-settings` likewise the one of
-papers/hi3d/choose.py. Of Hi3D all but the first stage may be missing. With `--out DIR` the method m is then
-`manyview.load(m, weights="DIR/m")`.
+papers/hi3d/choose.py, `--tunet-settings` the one of papers/tunet/choose.py. Of Hi3D all but the first stage
+may be missing; TUNet needs its base. With `--out DIR` the method m is then `manyview.load(m,
+weights="DIR/m")`.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,7 @@ METHODS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "sparsefusion": (("vae",), ("eft", "unet", "scheduler")),
     "pixelnerf": ((), ("regressor",)),
     "hi3d": (("vae", "image_encoder"), ("unet", "scheduler")),
+    "tunet": (("vae", "image_encoder"), ("tunet",)),
 }
 # Components that come from runs of their own and may be missing: run -> place in its export -> name beside
 # the method's own.
@@ -50,7 +53,10 @@ MORE: dict[str, tuple[str, dict[str, str]]] = {
     "hi3d_refine": ("hi3d", {"refiner": "refiner", "scheduler": "refine_scheduler"}),
     "hi3d_depth": ("hi3d", {".": "depth"}),
     "hi3d_elevation": ("hi3d", {".": "elevation"}),
+    "tunet_base": ("tunet", {"base": "base", "scheduler": "scheduler"}),
 }
+# Components of `MORE` without which a method does not run.
+NEEDED = {"tunet": "tunet_base"}
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -63,13 +69,14 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--sampler", nargs=2, metavar=("SOLVER", "STEPS"), help="DiMViS solver and steps")
     parser.add_argument("--sparsefusion-settings", type=Path, help="what choose.py wrote")
     parser.add_argument("--hi3d-settings", type=Path, help="what papers/hi3d/choose.py wrote")
+    parser.add_argument("--tunet-settings", type=Path, help="what papers/tunet/choose.py wrote")
     parser.add_argument("--float16", nargs="+", default=[], metavar="NAME", help="networks not to be packed")
     parser.add_argument("--out", type=Path, default=COMPACT, help="folder of the bundles; the package's")
     given = parser.parse_args(words)
     try:
         exports = {name: getattr(given, name) for name in (*SHARED, *METHODS, *MORE)}
-        settings = given.sparsefusion_settings, given.hi3d_settings
-        write(given.out, exports, given.guidance, given.sampler, *settings, given.float16)
+        settings = {name: getattr(given, f"{name}_settings") for name in ("sparsefusion", "hi3d", "tunet")}
+        write(given.out, exports, given.guidance, given.sampler, settings, given.float16)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -83,13 +90,13 @@ def write(
     exports: dict[str, Path | None],
     guidance: list[float] | None,
     sampler: tuple[str, str] | None = None,
-    sparsefusion_settings: Path | None = None,
-    hi3d_settings: Path | None = None,
+    settings_files: Mapping[str, Path | None] | None = None,
     float16: Collection[str] = (),
 ) -> None:
     """Bundles of every method that is given or already in `out`; given networks are packed, but for those
-    that `float16` names. Raises `InputError` before any copy if an export lacks a component, or a method
-    would be left without a codec or an image encoder."""
+    that `float16` names. `settings_files`: for some methods the file with what their weights record. Raises
+    `InputError` before any copy if an export lacks a component, or a method would be left without a codec or
+    an image encoder."""
     own = {method: [*parts, *_more(method)] for method, (_, parts) in METHODS.items()}
     networks = [*SHARED, *(f"{m}/{part}" for m in own for part in own[m] if not part.endswith("scheduler"))]
     for name in float16:
@@ -102,7 +109,7 @@ def write(
         if sampler[0] not in SOLVERS or not sampler[1].isdigit() or int(sampler[1]) < 1:
             raise InputError("--sampler", " ".join(sampler), f"expected one of {SOLVERS} and its steps")
         chosen |= {"solver": sampler[0], "steps": int(sampler[1])}
-    files = {"sparsefusion": sparsefusion_settings, "hi3d": hi3d_settings}
+    files = settings_files or {}
     settings_of = {"dimvis": chosen, **{name: _read_settings(name, path) for name, path in files.items()}}
     copies: list[tuple[Path, Path]] = []
     for name, source in exports.items():
@@ -128,6 +135,10 @@ def write(
             raise InputError(
                 "--" + name.replace("_", "-"), "not given", f"and {out} holds none for {users[0]}"
             )
+    for method, name in NEEDED.items():
+        if method in methods and exports.get(name) is None and not _has(out, name):
+            flag = "--" + name.replace("_", "-")
+            raise InputError(flag, "not given", f"and {out} holds none for {method}")
     _place(copies, packed={out / name for name in networks if name not in float16})
     for method in methods:
         folder = out / method
@@ -145,6 +156,12 @@ def write(
             components={**{name: SHARED[name] for name in shared}, **{part: part for part in there}},
             settings=settings,
         )
+
+
+def _has(out: Path, name: str) -> bool:
+    """Whether all that a run of `MORE` gives is in `out` already."""
+    method, places = MORE[name]
+    return all((out / method / part).is_dir() for part in places.values())
 
 
 def _more(method: str) -> list[str]:

@@ -232,3 +232,55 @@ PARTS |= {
         options={"crop": 32, "shares": (0.5, 0.5)},
     ),
 }
+
+# TUNet: the base on single views, then the network on its inversions. Shares: procedural objects and meshes
+# at 30 degrees, and beside them at all other elevations together.
+_TUNET_SHARES = (0.25, 0.25, 0.25, 0.25)
+_TUNET = {
+    "batch_size": 4,
+    "lr": 1e-3,
+    "warmup_steps": 50,
+    "optimizer": "muon",
+    "ema_decay": 0.998,
+    "weight_decay": 0.01,
+    "seed": 0,
+}
+_TUNET_OPTIONS = {"shares": _TUNET_SHARES, "targets": 4, "base": "tunet_base"}
+PARTS |= {
+    "tunet_base": Part(
+        stage="tunet_base",
+        steps=6000,
+        batch_size=32,
+        lr=1e-3,
+        warmup_steps=50,
+        optimizer="muon",
+        ema_decay=0.998,
+        weight_decay=0.01,
+        seed=0,
+        validate_every=1000,
+        options={"shares": _TUNET_SHARES, "prediction": "epsilon"},
+    ),
+    "tunet": Part(stage="tunet", **_TUNET, steps=6000, validate_every=1000, options=_TUNET_OPTIONS),
+    # What TUNet's table alone needs: the paper's ablation, all three for equally many steps.
+    "tunet_full_short": Part(
+        stage="tunet_ablations",
+        **_TUNET,
+        steps=2000,
+        validate_every=1000,
+        options={**_TUNET_OPTIONS, "ablation": "full"},
+    ),
+    "tunet_no_cross_attention": Part(
+        stage="tunet_ablations",
+        **_TUNET,
+        steps=2000,
+        validate_every=1000,
+        options={**_TUNET_OPTIONS, "ablation": "no-cross-attention"},
+    ),
+    "tunet_concat": Part(
+        stage="tunet_ablations",
+        **_TUNET,
+        steps=2000,
+        validate_every=1000,
+        options={**_TUNET_OPTIONS, "ablation": "concat"},
+    ),
+}

@@ -4,10 +4,11 @@
 
 YCB: a folder with the YCB scans as mesh files, of which every tenth by name, from the first on, is held out
 for validation. Stages: data, vae, image_encoder, dimvis, one2one, sparsefusion_eft, sparsefusion_vldm,
-regressor, hi3d_depth, hi3d_elevation, hi3d_orbit, hi3d_refine, hi3d_upscaler, bundle. hi3d_upscaler trains
-what only Hi3D's table needs, so it runs only where it is named. A finished stage is skipped and a begun one
-gone on with, so that after Ctrl-C, a kill or the end of `--minutes` the same words continue. Exit codes: 0
-done, 2 bad input, 130 stopped. docs/training/README.md says more.
+regressor, hi3d_depth, hi3d_elevation, hi3d_orbit, hi3d_refine, hi3d_upscaler, tunet_base, tunet,
+tunet_ablations, bundle. hi3d_upscaler and tunet_ablations train what only tables need, so they run only where
+they are named. A finished stage is skipped and a begun one gone on with, so that after Ctrl-C, a kill or the
+end of `--minutes` the same words continue. Exit codes: 0 done, 2 bad input, 130 stopped.
+docs/training/README.md says more.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from hi3d_stages import Hi3dStages, Sizes
 from parts import PARTS, SIZE, Part
 from torch import Tensor
 from transformers import CLIPVisionModelWithProjection
+from tunet_stages import Limits, TunetStages
 
 from manyview.cli.flags import check_range, check_readable, torch_device
 from manyview.cli.progress import silence_loading
@@ -57,9 +59,10 @@ from manyview.weights.packing import load_component
 POSED = ("sparsefusion_eft", "sparsefusion_vldm", "regressor")
 """Stages that learn from views with their cameras."""
 HI3D = ("hi3d_depth", "hi3d_elevation", "hi3d_orbit", "hi3d_refine")
-OPTIONAL = ("hi3d_upscaler",)
+TUNET = ("tunet_base", "tunet")
+OPTIONAL = ("hi3d_upscaler", "tunet_ablations")
 """Stages that no weights of the package come from."""
-STAGES = ("data", "vae", "image_encoder", "dimvis", "one2one", *POSED, *HI3D, *OPTIONAL, "bundle")
+STAGES = ("data", "vae", "image_encoder", "dimvis", "one2one", *POSED, *HI3D, *TUNET, *OPTIONAL, "bundle")
 
 
 # ---- The data of the recipe; its training runs are in parts.py. `--scale` multiplies NUM_OBJECTS and every
@@ -85,6 +88,12 @@ FINE_OBJECTS = 60
 FINE_TURNS = 1
 """placements. The first stage draws in this many steps what the second learns to refine:"""
 OWN_STEPS = 10
+"""For TUNet: of how many procedural objects at 30 degrees views are inverted (of the meshes there all), of
+how many at each other elevation, of how many placed meshes there, and in how many steps."""
+MEAN_OBJECTS = 800
+MORE_MEAN_OBJECTS = 60
+MORE_MEAN_MESHES = 50
+MEAN_STEPS = 10
 
 
 # ---- The end of the recipe. ----
@@ -115,6 +124,22 @@ class Making:
             own_steps=OWN_STEPS,
         )
         self.hi3d = Hi3dStages(self.work, sizes, clock, self.device, self._export)
+        limits = Limits(
+            objects=scaled(MEAN_OBJECTS, given.scale),
+            more_objects=scaled(MORE_MEAN_OBJECTS, given.scale),
+            more_meshes=MORE_MEAN_MESHES,
+            mean_steps=MEAN_STEPS,
+        )
+        self.tunet = TunetStages(
+            self.work,
+            self.hi3d.at_30,
+            self.hi3d.orbits,
+            self.hi3d.validation,
+            limits,
+            clock,
+            self.device,
+            self._export,
+        )
 
     def run(self, stage: str) -> None:
         """Do one stage, or what is left of it."""
@@ -229,6 +254,8 @@ class Making:
         if part.stage in (*HI3D, "hi3d_upscaler"):
             anywhere = self._make_rigs() if part.stage == "hi3d_elevation" else []
             return self.hi3d.task(part.stage, part.options, part.seed, anywhere)
+        if part.stage in (*TUNET, "tunet_ablations"):
+            return self.tunet.task(part.stage, part.options, part.seed)
         latents, embeddings = self._encode([folders[0], *folders[1:] * MESH_REPEATS])
         shared = {
             "prediction": options.pop("prediction"),
@@ -308,6 +335,8 @@ class Making:
             words += ["--" + name.replace("_", "-"), str(self._export(run))]
         for name in HI3D:
             words += [f"--{name.replace('_', '-').removesuffix('-orbit')}", str(self._export(name))]
+        for name in TUNET:
+            words += ["--" + name.replace("_", "-"), str(self._export(name))]
         out = self.given.bundle or self.work / "bundle"
         done = subprocess.run([*words, "--out", str(out)])
         if done.returncode:

@@ -1,4 +1,4 @@
-"""How much of the frame training objects cover, by elevation and shape: the table in methods/hi3d/photo.py.
+"""How much of the frame training objects cover, by elevation and shape: the table in io/photo.py.
 
     python papers/hi3d/framing.py [--objects 250] [--size 128]
 
@@ -17,7 +17,7 @@ import torch
 from manyview.data.procedural import make_object
 from manyview.data.rasterizer import rasterize
 from manyview.geometry.trajectories import sphere_cameras
-from manyview.methods.hi3d.photo import ELEVATIONS_DEG
+from manyview.io.photo import ELEVATIONS_DEG
 
 FIRST_SEED = 100_000
 AZIMUTHS_DEG = (0.0, 67.5, 157.5, 247.5)

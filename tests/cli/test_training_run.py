@@ -71,7 +71,8 @@ def trained(work: Path) -> Path:
 
 
 def test_train_reports_and_refuses_to_overwrite(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for target in TARGETS:
+    # TUNet's first stage is not trained without its second: tests/cli/test_train_tunet.py has both.
+    for target in (name for name in TARGETS if name != "tunet"):
         record = json.loads((trained / target / "train.json").read_text())
         assert record["steps"] == 2
         assert record["method"] == target

@@ -11,6 +11,7 @@ from box_capture import box_cameras
 from tiny_text import write_tiny_text_model
 from torch.testing import assert_close
 
+from manyview.data.given import read_given_view
 from manyview.data.procedural.source import render_seed
 from manyview.errors import InputError
 from manyview.geometry.trajectories import orbit
@@ -19,7 +20,6 @@ from manyview.io.scene import write_scene
 from manyview.lift.mesh.options import MeshOptions
 from manyview.lift.sdf.options import SdfOptions
 from manyview.lift.splats.options import SplatOptions
-from manyview.methods.hi3d.given import read_given_view
 from manyview.methods.hi3d.products import cut_out, lift_options, lift_orbit
 from manyview.methods.hi3d.text import check_text_model, draw_text
 from manyview.types import Views

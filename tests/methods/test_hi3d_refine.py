@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from manyview.errors import InputError
+from manyview.geometry.orbits import elevation_of, is_on_orbit
 from manyview.geometry.trajectories import orbit, sphere_cameras, spherical_angles
-from manyview.methods.hi3d.cameras import elevation_of, is_on_orbit, orbit_cameras
+from manyview.methods.hi3d.cameras import orbit_cameras
 from manyview.methods.hi3d.degradation import enlarge
 from manyview.methods.hi3d.depth import DepthOptions, depth_channels
 from manyview.methods.hi3d.frames import encode_frames, noised_latents

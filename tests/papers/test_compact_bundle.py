@@ -124,3 +124,37 @@ def test_a_pickle_beside_packed_weights_is_refused(script: ModuleType, exports: 
     (tmp_path / "out/vae/model.bin").write_bytes(b"")
     with pytest.raises(InputError, match=r"vae/model\.bin is not safetensors"):
         open_bundle(tmp_path / "out/dimvis", "dimvis")
+
+
+def test_tunet_comes_with_its_base_and_what_was_chosen(
+    script: ModuleType, exports: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("tunet/tunet", "tunet_base/base"):
+        (exports / name).mkdir(parents=True)
+        (exports / name / "config.json").write_text(json.dumps({"of": name}))
+        save_file({"weight": torch.ones(64, 64).half()}, exports / name / ORDINARY)
+    (exports / "tunet_base/scheduler").mkdir()
+    (exports / "tunet_base/scheduler/scheduler_config.json").write_text("{}")
+    choice = tmp_path / "tunet_choice.json"
+    choice.write_text(json.dumps({"settings": {"mean_steps": 20, "candidates": ["B:gaussian"]}}))
+    out = tmp_path / "out"
+    words = [*flags(exports)[:4], "--out", str(out), "--tunet", str(exports / "tunet")]
+    assert script.main(words) == 2
+    assert "--tunet-base: not given" in capsys.readouterr().err
+    assert not out.exists()
+    base = ["--tunet-base", str(exports / "tunet_base")]
+    assert script.main([*flags(exports)[:4], "--out", str(out), *base]) == 2
+    assert "--tunet: not given" in capsys.readouterr().err
+    assert script.main([*words, *base, "--tunet-settings", str(choice)]) == 0
+    bundle = open_bundle(out / "tunet", "tunet")
+    assert set(bundle.components) == {"vae", "image_encoder", "tunet", "base", "scheduler"}
+    assert bundle.settings == {"mean_steps": 20, "candidates": ["B:gaussian"]}
+    assert is_packed(bundle.components["base"])
+    assert is_packed(bundle.components["tunet"])
+    # A translator trained anew: its base and what was chosen stay.
+    save_file({"weight": torch.zeros(64, 64).half()}, exports / "tunet/tunet" / ORDINARY)
+    assert script.main(words) == 0
+    again = open_bundle(out / "tunet", "tunet")
+    assert again.hashes["base"] == bundle.hashes["base"]
+    assert again.hashes["tunet"] != bundle.hashes["tunet"]
+    assert again.settings == bundle.settings

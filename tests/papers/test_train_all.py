@@ -40,6 +40,7 @@ def small():
     module.NUM_RIGS, module.RIG_OBJECTS = 1, 10
     module.ELEVATIONS, module.ORBIT_OBJECTS, module.ORBIT_TURNS = (10.0,), 10, 1
     module.FINE_ELEVATIONS, module.FINE_OBJECTS, module.OWN_STEPS = (30.0,), 10, 1
+    module.MORE_MEAN_MESHES, module.MEAN_STEPS = 1, 1
     for name, part in module.PARTS.items():
         steps = {VAE_STEPS * 10} if name == "vae" else 20
         options = {{**part.options, "crop": 8}} if part.stage == "hi3d_refine" else part.options
@@ -160,6 +161,17 @@ def test_from_nothing_through_a_kill_to_a_bundle(
     given = Views(images=views.images, cameras=cameras[0])
     made = turning(given, num_steps=1, refine_steps=1).views.images
     assert made.shape == (16, 3, 256, 256)
+
+    run = json.loads((work / "runs/tunet/train.json").read_text())
+    assert run["settings"]["shares"] == [0.25] * 4
+    # Both procedural objects at this scale, both meshes, two objects of the other elevation and one mesh.
+    assert run["settings"]["examples"] == 2 + 2 + 2 + 1
+    assert set(run["validation"]) == {"loss_val", "copy_val"}
+    pairs = load("tunet", bundle / "tunet")
+    assert set(pairs.bundle.components) == {"vae", "image_encoder", "tunet", "base", "scheduler"}
+    drawn = pairs(given, cameras[[1, 2]], mean_steps=1).views.images
+    assert drawn.shape == (3, 3, 128, 128)
+    assert not (work / "runs/tunet_concat").exists()  # only where it is named
 
     # All done: the same words change nothing but the bundle, which is copied again.
     assert script.main(words) == 0

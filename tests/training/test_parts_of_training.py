@@ -22,7 +22,7 @@ from manyview.training.checkpoint import (
     restore_tensors,
     save_checkpoint,
 )
-from manyview.training.config import TrainConfig
+from manyview.training.config import TrainConfig, check_same_run, run_identity
 from manyview.training.ema import Ema, ema_decay_at
 from manyview.training.feed import feed, pass_items
 from manyview.training.order import EpochOrder
@@ -40,6 +40,35 @@ def test_learning_rate_known_values() -> None:
     assert learning_rate(110, config) == pytest.approx(0.2)
     assert learning_rate(10**6, config) == pytest.approx(0.2)
     assert learning_rate(0, TrainConfig(steps=1, warmup_steps=0, lr=3.0)) == 3.0
+
+
+def test_cyclic_schedule_falls_again_and_again() -> None:
+    config = TrainConfig(steps=110, warmup_steps=10, lr=2.0, min_lr_fraction=0.1, schedule="cyclic", cycles=4)
+    assert learning_rate(4, config) == pytest.approx(1.0)  # the warm-up is as ever
+    # Four falls of 25 steps: each begins at the peak and is half way, at 1.1, between two steps.
+    assert [learning_rate(step, config) for step in (10, 35, 60, 85)] == pytest.approx([2.0] * 4)
+    for first in (10, 35, 60, 85):
+        fall = [learning_rate(step, config) for step in range(first, first + 25)]
+        assert fall == sorted(fall, reverse=True)
+        assert (fall[12] + fall[13]) / 2 == pytest.approx(1.1)
+    assert learning_rate(110, config) == pytest.approx(0.2)  # after the last step: the floor
+    one = TrainConfig(steps=110, warmup_steps=10, lr=2.0, schedule="cyclic", cycles=1)
+    plain = TrainConfig(steps=110, warmup_steps=10, lr=2.0)
+    assert [learning_rate(s, one) for s in range(111)] == [learning_rate(s, plain) for s in range(111)]
+    with pytest.raises(InputError, match="--schedule"):
+        TrainConfig(schedule="sawtooth")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(InputError, match="--cycles"):
+        TrainConfig(cycles=0)
+
+
+def test_runs_from_before_there_were_schedules_go_on() -> None:
+    plain = run_identity(TrainConfig(), "task", {}, 1)
+    assert not {"schedule", "cycles"} & set(plain)
+    cyclic = run_identity(TrainConfig(schedule="cyclic"), "task", {}, 1)
+    with pytest.raises(InputError, match="--schedule"):
+        check_same_run(plain, cyclic)
+    with pytest.raises(InputError, match="--schedule"):
+        check_same_run(cyclic, plain)
 
 
 def test_learning_rate_only_rises_then_falls() -> None:

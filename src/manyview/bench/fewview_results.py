@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from manyview.bench.fewview import Deal
-from manyview.bench.results import ARGUMENT, find_results, read_frames
+from manyview.bench.results import ARGUMENT, answer_rows, find_results, read_frames
 from manyview.errors import InputError
 from manyview.geometry.matching import match_cameras
 from manyview.io.scene import read_scene
@@ -52,17 +52,6 @@ def _read_result(
         shown = ", ".join("none" if frame < 0 else str(frame) for frame in given)
         wanted = " or ".join(str(deal.inputs(count)) for count in counts)
         raise InputError(ARGUMENT, str(folder), f"was given the true frames {shown}, expected {wanted}")
-    order = sorted({*split.train_ids, *split.test_ids})
-    rows = []
-    for frame in deal.scored:
-        found = [
-            index
-            for index in split.test_ids
-            if frames[index] == frame and (folder / table.files[index]).is_file()
-        ]
-        if len(found) != 1:
-            line = f"expected one answer at the camera of frame {frame}, found {len(found)}"
-            raise InputError(ARGUMENT, str(folder), line)
-        rows.append(order.index(found[0]))
+    rows = answer_rows(folder, table, split, frames, deal.scored)
     views = read_scene(folder, size=size, split=number, argument=ARGUMENT)
     return len(given), views.over(1.0)[torch.tensor(rows)].clamp(0, 1)

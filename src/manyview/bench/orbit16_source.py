@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from manyview.bench.orbit16_options import COARSE, NO_DEPTH, NUM_AZIMUTHS, UPSCALED, Orbit16Options
-from manyview.bench.partial import hash_tensor
+from manyview.bench.shared_parts import SharedParts
 from manyview.errors import InputError
 from manyview.methods.hi3d.pipeline import Hi3dPipeline
 from manyview.methods.hi3d.upscaler import load_upscaler, upscale
@@ -37,7 +35,7 @@ class Refiner(Protocol):
         ...
 
 
-class OrbitSource:
+class OrbitSource(SharedParts):
     """Orbits of one pipeline. What was made for the last question is kept, with the seconds it took."""
 
     def __init__(
@@ -49,6 +47,7 @@ class OrbitSource:
     ) -> None:
         """`num_samples`: orbits that are drawn together for a question, for all rows. Raises `InputError` for
         weights of another number of views, and where `options.upscaler` is none."""
+        super().__init__()
         if pipeline.num_frames != NUM_AZIMUTHS:
             line = f"orbits of {pipeline.num_frames} views, orbit16 needs {NUM_AZIMUTHS}"
             raise InputError("--weights", pipeline.bundle.name if pipeline.bundle else "in memory", line)
@@ -67,11 +66,6 @@ class OrbitSource:
         more = {name: recorded[name] for name in ("augmentation", "condition", "sigma_max")}
         self.options: dict[str, Any] = {**self._asked, **more}
         """What beside the weights decides the first stage's orbits."""
-        self.saved_seconds = 0.0
-        """What earlier answers had spent on parts of this one."""
-        self._counted: set[str] = set()
-        self._question = ""
-        self._made: dict[str, tuple[Any, float]] = {}
 
     @property
     def size(self) -> int:
@@ -127,26 +121,6 @@ class OrbitSource:
     def final(self, given: Views, seed: int) -> Tensor:
         """[16, 3, S, S] the first sample as the pipeline would hand it over."""
         return self.coarse(given, seed)[0] if self.refiner is None else self.refined(given, seed)
-
-    def begin_answer(self) -> None:
-        """Count `saved_seconds` anew."""
-        self.saved_seconds = 0.0
-        self._counted.clear()
-
-    def keep(self, given: Views, seed: int, part: str, make: Callable[[], Any]) -> Any:
-        """What `make` gives, or gave before for this question. It may not ask for other parts itself."""
-        question = f"{seed} {hash_tensor(given.over(1.0))}"
-        if question != self._question:
-            self._question = question
-            self._made.clear()
-        if part not in self._made:
-            started = time.perf_counter()
-            made = make()
-            self._made[part] = (made, time.perf_counter() - started)
-        elif part not in self._counted:
-            self.saved_seconds += self._made[part][1]
-        self._counted.add(part)
-        return self._made[part][0]
 
 
 class OwnRefiner:

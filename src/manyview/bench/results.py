@@ -12,6 +12,7 @@ rig's are scored).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -63,6 +64,29 @@ def read_frames(folder: Path) -> tuple[FrameTable, Split, int]:
     if len(splits) != 1:
         raise InputError(ARGUMENT, str(folder), f"{len(splits)} train_test_split files, expected one")
     return table, read_split(split_path(folder, splits[0]), len(table.files)), splits[0]
+
+
+def answer_rows(
+    folder: Path, table: FrameTable, split: Split, frames: Sequence[int], wanted: Sequence[int]
+) -> list[int]:
+    """Where, among the split's frames in ascending order, the answers to the true frames `wanted` stand.
+
+    `frames`: for each of the result's frames the true frame at its camera, or -1. Raises `InputError` where a
+    wanted one has not exactly one test frame with an image.
+    """
+    order = sorted({*split.train_ids, *split.test_ids})
+    rows = []
+    for frame in wanted:
+        found = [
+            index
+            for index in split.test_ids
+            if frames[index] == frame and (folder / table.files[index]).is_file()
+        ]
+        if len(found) != 1:
+            line = f"expected one answer at the camera of frame {frame}, found {len(found)}"
+            raise InputError(ARGUMENT, str(folder), line)
+        rows.append(order.index(found[0]))
+    return rows
 
 
 def _read_result(folder: Path, orbit: Cameras, size: int) -> tuple[Question, Tensor]:

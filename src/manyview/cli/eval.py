@@ -28,7 +28,7 @@ from manyview.progress import Progress
 from manyview.weights import open_bundle
 
 SUMMARY = "Score a method, or results another program made, on a data set under a paper's protocol."
-Protocol = Literal["orbit4", "fewview", "orbit16"]
+Protocol = Literal["orbit4", "fewview", "orbit16", "pair"]
 _SHOWN = (
     "psnr",
     "ssim_skimage",
@@ -39,19 +39,28 @@ _SHOWN = (
     "seam_ratio",
     "chamfer_mean",
     "volume_iou_64",
+    "frechet_compact_encoder",
+    "hf_power_025",
 )
 # Flags that not all protocols look at, refused elsewhere.
 _ONLY_FOR: dict[str, tuple[Protocol, ...]] = {
     "solver": ("orbit4", "fewview"),
     "samples": ("orbit4", "orbit16"),
-    "inputs": ("fewview", "orbit16"),
+    "inputs": ("fewview", "orbit16", "pair"),
     "scored": ("fewview",),
     "rows": ("fewview",),
-    "only": ("fewview", "orbit16"),
+    "only": ("fewview", "orbit16", "pair"),
     "regressor": ("fewview",),
     "meshes": ("orbit16",),
     "upscaler": ("orbit16",),
-    "size": ("orbit16",),
+    "size": ("orbit16", "pair"),
+    "perceptual_size": ("pair",),
+    "pairing": ("pair",),
+    "split": ("pair",),
+    "variants": ("pair",),
+    "depth_net": ("pair",),
+    "features": ("pair",),
+    "guidance": ("orbit4", "fewview", "orbit16"),
 }
 
 
@@ -65,13 +74,15 @@ class Options:
     """Folder of the data set with the true views."""
     protocol: Protocol = "orbit4"
     """orbit4: four views 90 degrees apart, every subset of them given. fewview: 2, 3 and 6 posed views given,
-    others asked for. orbit16: one view given, the 15 others of its orbit asked for."""
+    others asked for. orbit16: one view given, the 15 others of its orbit asked for. pair: one view given,
+    others asked for one by one, by their distance; of renders or of MVImgNet's ordered captures."""
     out: Path
     """File for the metrics (json)."""
     weights: str = "compact"
     """Weights of the method: compact, a folder, or a hub id."""
     steps: int | None = None
-    """Denoising steps; when not given 50, in fewview and orbit16 those recorded with the weights."""
+    """Denoising steps; when not given 50, in fewview, orbit16 and pair those recorded with the weights (in
+    pair they are of the inversion and the way back)."""
     guidance: float | None = None
     """Guidance strength; the method's own choice for the number of given views when not set."""
     solver: Literal["ddim", "dpm", "unipc", "plms"] | None = None
@@ -85,8 +96,8 @@ class Options:
     limit: int | None = None
     """Score only the first scenes, this many."""
     inputs: tuple[int, ...] = ()
-    """fewview: numbers of given views, 2 3 6 when not set. orbit16: how many views of an object are the
-    input, one after the other, 1 when not set."""
+    """fewview: numbers of given views, 2 3 6 when not set. orbit16, and pair on orbits: how many views of an
+    object are the input, one after the other, 1 when not set."""
     scored: int = 8
     """fewview: views scored an object, the same for all numbers of given ones; 0 for all that are left."""
     rows: int = 64
@@ -94,7 +105,8 @@ class Options:
     only: tuple[str, ...] = ()
     """Only these rows; all when not given. fewview: sparsefusion eft vldm pixelnerf copy_nearest
     mean_of_inputs field_fit splats_fit. orbit16: hi3d coarse_bicubic coarse_swin2sr no_depth
-    one2one copy_input mean_of_truth."""
+    one2one copy_input mean_of_truth. pair: tunet mean_only fusion_a fusion_b oracle full_short
+    no_cross_attention concat one2one warp_by_depth copy_input."""
     upscaler: str | None = None
     """orbit16: the network of the row coarse_swin2sr, a Swin2SR to twice the size: a folder or a hub id."""
     regressor: str = "compact"
@@ -102,7 +114,22 @@ class Options:
     meshes: tuple[int, ...] = ()
     """orbit16: also make a mesh of every orbit with so many views interpolated, for each number."""
     size: int | None = None
-    """orbit16: pixels a side of the comparison; when not set what the weights make, of results 256."""
+    """orbit16 and pair: pixels a side of the comparison; when not set what the weights make, of results 256
+    and 128."""
+    perceptual_size: int | None = None
+    """pair: pixels a side of the perceptual figures and the distances of sets; as --size when not set."""
+    pairing: Literal["auto", "orbit", "ordered"] = "auto"
+    """pair: any view of an orbit with all others, or a capture's frames as the paper pairs them; auto looks
+    at the cameras."""
+    split: Literal["all", "90-5-5", "1-of-99"] = "all"
+    """pair: score all scenes, or the test part of one of the paper's two rules."""
+    variants: tuple[str, ...] = ()
+    """pair: rows of translators trained otherwise, name=folder, of full_short no_cross_attention concat."""
+    depth_net: Path | None = None
+    """pair: depth network of the row warp_by_depth; when not set that of Hi3D's compact weights."""
+    features: tuple[Literal["compact_encoder", "stvgg16"], ...] = ("compact_encoder",)
+    """pair: networks by whose features all made and all true views are compared (Frechet distance and
+    KID)."""
     compute: Annotated[ComputeFlags, tyro.conf.arg(name="")] = field(default_factory=ComputeFlags)
     output: Annotated[OutputFlags, tyro.conf.arg(name="")] = field(default_factory=OutputFlags)
 
@@ -127,10 +154,10 @@ def run(options: Options, progress: Progress) -> Answer:
         needed = parameter_bytes(bundle.components.values(), options.compute.dtype)
         check_memory(needed, options.compute.max_memory)
     silence_loading()
-    protocols = {"orbit4": _orbit4, "fewview": _fewview, "orbit16": _orbit16}
+    protocols = {"orbit4": _orbit4, "fewview": _fewview, "orbit16": _orbit16, "pair": _pair}
     metrics = protocols[options.protocol](options, progress)
     lines = [_means(metrics["metrics"])]
-    if options.protocol == "orbit16":
+    if options.protocol in ("orbit16", "pair"):
         parts = {metrics["method"]: metrics, **metrics["rows"]}.items()
         lines = [f"{name}: {_means(part['metrics'])}" for name, part in parts if "metrics" in part]
     if options.protocol == "fewview":
@@ -146,9 +173,14 @@ def _check_protocol(options: Options) -> None:
     for name, protocols in _ONLY_FOR.items():
         value = getattr(options, name)
         if options.protocol not in protocols and value != Options.__dataclass_fields__[name].default:
-            raise InputError(f"--{name}", value, f"is for --protocol {' or '.join(protocols)}")
-    if options.protocol == "orbit16" and len(options.inputs) > 1:
-        raise InputError("--inputs", options.inputs, "orbit16 takes one number")
+            flag = "--" + name.replace("_", "-")
+            raise InputError(flag, value, f"is for --protocol {' or '.join(protocols)}")
+    if options.protocol in ("orbit16", "pair") and len(options.inputs) > 1:
+        raise InputError("--inputs", options.inputs, f"{options.protocol} takes one number")
+    if options.protocol == "pair" and options.solver is not None:
+        raise InputError(
+            "--solver", options.solver, "pair samples by DDIM alone, the inverse of its inversion"
+        )
     allowed = ("ddim", "plms") if options.protocol == "fewview" else ("ddim", "dpm", "unipc")
     if options.solver is not None and options.solver not in allowed:
         raise InputError("--solver", options.solver, f"{options.protocol} has {', '.join(allowed)}")
@@ -192,18 +224,9 @@ def _fewview(options: Options, progress: Progress) -> dict[str, Any]:
         seed=options.output.seed,
     )
     return evaluate_fewview(
-        options.target if options.target in METHODS else Path(options.target),
-        options.data,
-        options.out,
-        asked,
-        weights=options.weights,
+        **_run_options(options, progress),
+        options=asked,
         regressor=options.regressor,
-        limit=options.limit,
-        device=torch_device(options.compute.device),
-        dtype=torch_dtype(options.compute.dtype),
-        perceptual=options.perceptual,
-        force=options.output.force,
-        progress=progress,
     )
 
 
@@ -222,19 +245,49 @@ def _orbit16(options: Options, progress: Progress) -> dict[str, Any]:
         seed=options.output.seed,
     )
     return evaluate_orbit16(
-        options.target if options.target in METHODS else Path(options.target),
-        options.data,
-        options.out,
-        asked,
-        weights=options.weights,
-        limit=options.limit,
-        device=torch_device(options.compute.device),
-        dtype=torch_dtype(options.compute.dtype),
+        **_run_options(options, progress),
+        options=asked,
         size=options.size,
-        perceptual=options.perceptual,
-        force=options.output.force,
-        progress=progress,
     )
+
+
+def _pair(options: Options, progress: Progress) -> dict[str, Any]:
+    from manyview.bench.pair_options import PairOptions, parse_variants
+    from manyview.bench.pair_run import evaluate_pair
+
+    asked = PairOptions(
+        pairing=options.pairing,
+        num_inputs=(options.inputs or (1,))[0],
+        split=options.split,
+        only=options.only or None,
+        variants=parse_variants(options.variants),
+        depth_net=options.depth_net,
+        features=options.features,
+        num_steps=options.steps,
+        perceptual_size=options.perceptual_size,
+        seed=options.output.seed,
+    )
+    return evaluate_pair(
+        **_run_options(options, progress),
+        options=asked,
+        size=options.size,
+    )
+
+
+def _run_options(options: Options, progress: Progress) -> dict[str, Any]:
+    """What every protocol's run takes alike, by name."""
+    return {
+        "target": options.target if options.target in METHODS else Path(options.target),
+        "data": options.data,
+        "out": options.out,
+        "weights": options.weights,
+        "limit": options.limit,
+        "device": torch_device(options.compute.device),
+        "dtype": torch_dtype(options.compute.dtype),
+        "perceptual": options.perceptual,
+        "force": options.output.force,
+        "progress": progress,
+    }
 
 
 def _means(scores: Mapping[str, Any]) -> str:

@@ -19,15 +19,17 @@ _ELEVATIONS = "expected degrees from -90 to 90, auto or sweep"
 
 @dataclass(frozen=True, kw_only=True)
 class OrbitFlags:
-    """Flags of `manyview synth` for hi3d alone."""
+    """Flags of `manyview synth` for hi3d, some of them for tunet too."""
 
     elevation: str = "auto"
-    """hi3d: degrees from which the photo was taken, positive from above; auto: the scene's camera, else a
-    small network's estimate; sweep: the elevation at which the first stage is surprised least."""
+    """hi3d, tunet: degrees from which the photo was taken, positive from above; auto: the scene's camera,
+    else a small network's estimate (tunet: else 30); sweep (hi3d): the elevation at which the first stage is
+    surprised least."""
     mask: Path | None = None
-    """hi3d: a mask of the photo, white where the object is."""
+    """hi3d, tunet: a mask of the photo, white where the object is."""
     fill: float | None = None
-    """hi3d: share of the frame that the object's longer side is to cover; as in training when not given."""
+    """hi3d, tunet: share of the frame that the object's longer side is to cover; as in training when not
+    given."""
     guidance_shape: Literal["linear", "triangular", "constant"] | None = None
     """hi3d: how guidance goes over the orbit: to its end, to its far side and back, or the same everywhere;
     when not given, the choice that goes with the weights."""
@@ -48,7 +50,7 @@ class OrbitFlags:
     """hi3d: steps of each fit, of splats and of the surface; as `manyview reconstruct` when not given."""
     prompt: str | None = None
     """hi3d: words instead of a photo; --text-model draws one. Ask for a plain white background, or give
-    --masks rembg."""
+    --masks rembg. tunet: words for the new views, for weights whose base takes text."""
     text_model: str | None = None
     """hi3d: a text-to-image pipeline of diffusers for --prompt, a folder or a hub id."""
     offload: Literal["none", "model", "layer"] = "none"

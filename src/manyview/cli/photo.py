@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from manyview.cli.synth import Options
-    from manyview.methods.hi3d.given import Given
+    from manyview.data.given import Given
     from manyview.methods.hi3d.pipeline import Hi3dPipeline, OrbitResult
     from manyview.methods.hi3d.products import Lift, Lifted
 
@@ -44,7 +44,7 @@ def run_photo(
     options: Options, bundle: Bundle, resolution: int, slots: tuple[int, ...] | None, progress: Progress
 ) -> Answer:
     """The work of `manyview synth --method hi3d` after the checks of `orbit_flags.check_orbit_flags`."""
-    from manyview.methods.hi3d.given import read_given_view
+    from manyview.data.given import read_given_view
     from manyview.methods.hi3d.products import lift_options, lift_orbit
     from manyview.methods.hi3d.text import check_text_model
 
@@ -200,8 +200,8 @@ def _make_orbit(
 
 def _drawn(options: Options, stages: Path, device: Any, dtype: Any) -> Given:
     """The picture of the prompt, kept for the result too."""
+    from manyview.data.given import Given
     from manyview.io.images import write_png
-    from manyview.methods.hi3d.given import Given
     from manyview.methods.hi3d.text import draw_text
 
     flags = options.orbit

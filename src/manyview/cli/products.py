@@ -29,8 +29,8 @@ class ProductFlags:
     mesh.glb, textured. video: turntable.mp4. views: none of these. When not given: splats mesh for hi3d, none
     for sparsefusion."""
     masks: Literal["auto", "plain", "rembg", "white"] = "auto"
-    """sparsefusion, hi3d: auto takes transparency and mask files, else cuts out of a plain background; plain
-    does the latter always; rembg lets that package cut; white takes what is not white."""
+    """sparsefusion, hi3d, tunet: auto takes transparency and mask files, else cuts out of a plain background;
+    plain does the latter always; rembg lets that package cut; white takes what is not white."""
     resume: bool = False
     """sparsefusion --mode field, hi3d: go on with a stopped run of the same command."""
 

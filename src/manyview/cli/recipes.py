@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from manyview.cli import tunet_recipe
 from manyview.cli.flags import check_range, check_readable
+from manyview.cli.tunet_recipe import TunetRecipe, check_tunet, tunet_task
 from manyview.errors import InputError
 from manyview.progress import Progress, silent
 from manyview.training.config import TrainConfig
@@ -21,7 +24,8 @@ if TYPE_CHECKING:
     from manyview.training.task import Task
 
 Preset = Literal["compact", "paper"]
-Stage = Literal["joint", "eft", "vldm", "regressor", "orbit", "refine", "depth", "elevation", "upscaler"]
+_Hi3dStage = Literal["orbit", "refine", "depth", "elevation", "upscaler"]
+Stage = Literal["joint", "eft", "vldm", "regressor", _Hi3dStage, tunet_recipe.Stage]
 
 # The compact sizes on two CPU cores or one GPU.
 DEFAULTS = {
@@ -31,14 +35,16 @@ DEFAULTS = {
     "one2one": TrainConfig(steps=20_000, batch_size=16, lr=1e-3, optimizer="muon"),
     "sparsefusion": TrainConfig(steps=20_000, batch_size=4, lr=5e-4),
     "hi3d": TrainConfig(steps=20_000, batch_size=4, lr=1e-3, optimizer="muon"),
+    "tunet": tunet_recipe.COMPACT["tunet"],
 }
 TARGETS = tuple(DEFAULTS)
 _DENOISERS = ("dimvis", "one2one")
-_LATENT = (*_DENOISERS, "sparsefusion", "hi3d")
+_LATENT = (*_DENOISERS, "sparsefusion", "hi3d", "tunet")
 # Target -> its stages, the first of which is meant when none is named.
 STAGES = {
     "sparsefusion": ("joint", "eft", "vldm", "regressor"),
     "hi3d": ("orbit", "refine", "depth", "elevation", "upscaler"),
+    "tunet": tunet_recipe.STAGES,
 }
 # Stages that train a small network of their own, in one size.
 _SMALL_STAGES = {
@@ -67,15 +73,15 @@ _ONLY_FOR_STAGES = {
 # Fields of a recipe that only some targets look at. Elsewhere they are refused, not passed over.
 _ONLY_FOR = {
     "preset": _LATENT,
-    "shares": ("vae", "image_encoder", "sparsefusion", "hi3d"),
-    "validation": ("vae", "image_encoder", "dimvis", "sparsefusion", "hi3d"),
+    "shares": ("vae", "image_encoder", "sparsefusion", "hi3d", "tunet"),
+    "validation": ("vae", "image_encoder", "dimvis", "sparsefusion", "hi3d", "tunet"),
     "initial": ("vae", *_LATENT),
     "vae": _LATENT,
     "image_encoder": (*_DENOISERS, "hi3d"),
     "freeze_encoder": ("vae",),
     "crop": ("vae", "hi3d"),
     "negatives": ("vae",),
-    "prediction": (*_DENOISERS, "sparsefusion"),
+    "prediction": (*_DENOISERS, "sparsefusion", "tunet"),
     "grid": ("dimvis",),
     "slot_embedding": ("dimvis",),
     "slot_time": ("dimvis",),
@@ -83,7 +89,7 @@ _ONLY_FOR = {
     "rays": ("dimvis",),
     "sweep_depths": ("dimvis", "hi3d"),
     "blend": ("dimvis", "sparsefusion", "hi3d"),
-    "time_exponent": _DENOISERS,
+    "time_exponent": (*_DENOISERS, "tunet"),
     "stage": tuple(STAGES),
     "context_views": ("sparsefusion",),
     "rays_at_once": ("sparsefusion",),
@@ -147,6 +153,7 @@ class Recipe:
     log_sigma: tuple[float, float] | None = None
     joint_drop: float = 0.0
     drop: float = 0.1
+    tunet: TunetRecipe = tunet_recipe.UNASKED
     seed: int = 0
     size: int | None = None
     """Pixels a side to which views of scenes are packed; that of the preset when None."""
@@ -157,7 +164,7 @@ class Recipe:
     def resolution(self) -> int:
         """Pixels a side of the views of scenes."""
         side = 256 if self.preset == "paper" else 128
-        if self.target == "hi3d":
+        if self.target in ("hi3d", "tunet"):
             side = 512 if self.preset == "paper" else 128
             side *= 2 if self.chosen_stage in ("refine", "upscaler") else 1
         return self.size or side
@@ -170,7 +177,11 @@ class Recipe:
 
 
 def default_config(target: str, preset: Preset, stage: Stage | None = None) -> TrainConfig:
-    """The published numbers of dimvis, sparsefusion or a stage of hi3d for `paper`, else ours."""
+    """The published numbers of dimvis, sparsefusion or a stage of hi3d or tunet for `paper`, else ours."""
+    if target == "tunet":
+        if preset == "paper" and stage != "base":
+            return tunet_recipe.PAPER
+        return tunet_recipe.COMPACT["base" if stage == "base" else "tunet"]
     if target == "hi3d" and stage in _SMALL_STAGES:
         return _SMALL_STAGES[stage]
     if target == "hi3d" and preset == "paper":
@@ -216,6 +227,7 @@ def check_recipe(recipe: Recipe) -> None:
         "--image-encoder": recipe.image_encoder,
         "--depth-net": recipe.depth_net,
     }
+    check_tunet(recipe)
     for field in fields(recipe):
         targets = _ONLY_FOR.get(field.name, TARGETS)
         value = getattr(recipe, field.name)
@@ -287,6 +299,9 @@ def _check_stage(recipe: Recipe) -> None:
 
 def make_task(recipe: Recipe, device: torch.device, progress: Progress = silent) -> Task:
     """The task of a checked recipe. For latent methods the views are encoded first, or found encoded."""
+    if recipe.target == "tunet":
+        opening = partial(_open, recipe, progress=progress)
+        return tunet_task(recipe, opening, partial(_latent_cache, recipe), _codec(recipe), device, progress)
     sources = [_open(recipe, folder, "--data", progress) for folder in recipe.data]
     validation = None
     if recipe.validation is not None:
@@ -377,7 +392,7 @@ def _sparsefusion_task(
         vae = _codec(recipe)
 
         def encoded(one: PosedObjects, source: PackedViews | SceneArrays) -> PosedObjects:
-            root = _latent_cache(recipe, source)
+            root = _latent_cache(recipe, source.folder)
             latents = encode_latents(one.views, root, vae, device=device, progress=progress)
             return replace(one, latents=latents)
 
@@ -503,15 +518,15 @@ def _make_coarse(
     for number, source in enumerate(sources):
         own = [PackedViews(folder, "--own") for folder in recipe.own[number : number + 1]]
         options = CoarseOptions(seed=recipe.seed)
-        root = _latent_cache(recipe, source)
+        root = _latent_cache(recipe, source.folder)
         folders.append(
             encode_coarse(source, root, vae, network, options, own=own, device=device, progress=progress)
         )
     return folders
 
 
-def _latent_cache(recipe: Recipe, source: PackedViews | SceneArrays) -> Path:
-    return source.folder / ".latents" if recipe.cache is None else recipe.cache / "latents"
+def _latent_cache(recipe: Recipe, folder: Path) -> Path:
+    return folder / ".latents" if recipe.cache is None else recipe.cache / "latents"
 
 
 def _open(recipe: Recipe, folder: Path, flag: str, progress: Progress) -> PackedViews | SceneArrays:
@@ -544,7 +559,7 @@ def _encode(
     encoder = load_component(CLIPVisionModelWithProjection, place, argument="--image-encoder")
     found = []
     for sources in groups:
-        roots = [_latent_cache(recipe, source) for source in sources]
+        roots = [_latent_cache(recipe, source.folder) for source in sources]
         found.append(encode_views(sources, roots, vae, encoder, device=device, progress=progress))
     return found
 

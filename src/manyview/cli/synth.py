@@ -24,6 +24,13 @@ from manyview.cli.flags import (
     torch_dtype,
 )
 from manyview.cli.orbit_flags import OrbitFlags, check_orbit_flags
+from manyview.cli.pair import run_pair
+from manyview.cli.pair_flags import (
+    ORBIT_FLAGS_SHARED,
+    PRODUCT_FLAGS_SHARED,
+    PairFlags,
+    check_pair_flags,
+)
 from manyview.cli.photo import run_photo
 from manyview.cli.products import ProductFlags, given_flags
 from manyview.cli.progress import silence_loading
@@ -53,18 +60,19 @@ class Options:
     method: str = "dimvis"
     """dimvis: the missing views of a rig, all at once. one2one: views at --targets, one by one. sparsefusion:
     views at any cameras, and a field, from 1 to 8 posed views. hi3d: from one photo an orbit at twice the
-    resolution, splats and a textured mesh."""
+    resolution, splats and a textured mesh. tunet: views at --targets of one photo or view of a scene, which
+    share one inversion of it."""
     weights: str = "compact"
     """compact (in the package), a folder, or a hub id."""
     slots: str | None = None
     """Which places of the rig the images take, in their order, such as 0,2; without it by their cameras,
-    else the first places. Of a scene that holds the whole rig: which of its views count as given. hi3d: which
-    of a scene's views is the input."""
+    else the first places. Of a scene that holds the whole rig: which of its views count as given. hi3d and
+    tunet: which of a scene's views is the input."""
     split: int | None = None
     """Which train_test_split file of the scene says what is given, if it has several."""
     targets: str | None = None
     """Cameras to draw, for methods that need them: orbit:16, yaw:-40:40:9, or a transforms.json. sparsefusion
-    without it: the capture's other cameras, else orbit:16."""
+    and tunet without it: the scene's other cameras, else orbit:16."""
     steps: int | None = None
     """Denoising steps; when not given, the choice that goes with the weights, else 50."""
     guidance: float | None = None
@@ -78,6 +86,7 @@ class Options:
     products: Annotated[ProductFlags, tyro.conf.arg(name="")] = field(default_factory=ProductFlags)
     capture: Annotated[CaptureFlags, tyro.conf.arg(name="")] = field(default_factory=CaptureFlags)
     orbit: Annotated[OrbitFlags, tyro.conf.arg(name="")] = field(default_factory=OrbitFlags)
+    pair: Annotated[PairFlags, tyro.conf.arg(name="")] = field(default_factory=PairFlags)
     distill: DistillOptions = field(default_factory=DistillOptions)
     """sparsefusion --mode field: how the field is distilled."""
     compute: Annotated[ComputeFlags, tyro.conf.arg(name="")] = field(default_factory=ComputeFlags)
@@ -103,6 +112,8 @@ def run(options: Options, progress: Progress) -> Answer:
         check_flags(options)
     elif options.method == "hi3d":
         check_orbit_flags(options)
+    elif options.method == "tunet":
+        check_pair_flags(options)
     else:
         _check_rig(options, by_camera)
     bundle = open_bundle(options.weights, options.method)
@@ -111,6 +122,8 @@ def run(options: Options, progress: Progress) -> Answer:
     )
     if options.method == "hi3d":
         return run_photo(options, bundle, _resolution(bundle), slots, progress)
+    if options.method == "tunet":
+        return run_pair(options, bundle, _resolution(bundle), slots, progress)
     assert options.input is not None, "only hi3d takes words"
     if options.method == "sparsefusion":
         return run_capture(options, bundle, options.input, _resolution(bundle), progress)
@@ -157,17 +170,19 @@ def run(options: Options, progress: Progress) -> Answer:
 
 def _check_kind(options: Options) -> None:
     """Raise `InputError` for flags that are another method's."""
-    lifts = {"sparsefusion", "hi3d"}
-    groups = [
-        (given_flags(options.products), lifts),
-        (given_flags(options.capture), {"sparsefusion"}),
-        (["--distill"] if options.distill != DistillOptions() else [], {"sparsefusion"}),
-        (given_flags(options.orbit), {"hi3d"}),
+    groups: list[tuple[list[str], set[str], set[str]]] = [
+        (given_flags(options.products), {"sparsefusion", "hi3d"}, PRODUCT_FLAGS_SHARED),
+        (given_flags(options.capture), {"sparsefusion"}, set()),
+        (["--distill"] if options.distill != DistillOptions() else [], {"sparsefusion"}, set()),
+        (given_flags(options.orbit), {"hi3d"}, ORBIT_FLAGS_SHARED),
+        (given_flags(options.pair), {"tunet"}, set()),
     ]
-    for flags, owners in groups:
-        if flags and options.method not in owners:
-            accepted = f"{options.method} has no such choice; {' and '.join(sorted(owners))}"
-            raise InputError(flags[0], "given", accepted + (" do" if len(owners) > 1 else " does"))
+    for flags, owners, shared in groups:
+        for flag in flags:
+            able = owners | ({"tunet"} if flag in shared else set())
+            if options.method not in able:
+                accepted = f"{options.method} has no such choice; {' and '.join(sorted(able))}"
+                raise InputError(flag, "given", accepted + (" do" if len(able) > 1 else " does"))
 
 
 def _check_rig(options: Options, by_camera: bool) -> None:

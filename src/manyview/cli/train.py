@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +14,7 @@ from manyview.cli.progress import silence_loading
 from manyview.cli.recipes import Recipe, Stage, check_recipe, default_config, make_task
 from manyview.cli.rig import parse_grid
 from manyview.cli.shell import Answer
+from manyview.cli.tunet_recipe import Ablation, Split, TunetRecipe
 from manyview.progress import Progress
 from manyview.training.config import TrainConfig
 
@@ -28,9 +29,10 @@ class Options:
     """Flags of `manyview train`."""
 
     target: tyro.conf.Positional[str]
-    """vae, image_encoder (shared by methods), dimvis, one2one, sparsefusion or hi3d."""
+    """vae, image_encoder (shared by methods), dimvis, one2one, sparsefusion, hi3d or tunet."""
     data: tuple[Path, ...] = ()
-    """Data sets: folders of scenes as `manyview render` writes them, or packed ones."""
+    """Data sets: folders of scenes as `manyview render` writes them, or packed ones; tunet: also MVImgNet's
+    tree, of which frames are paired in their order."""
     out: Path
     """Folder of the run: checkpoints, curves, and the trained network in export/."""
     preset: Literal["compact", "paper"] = "compact"
@@ -52,7 +54,7 @@ class Options:
     folders beside the data."""
     size: int | None = None
     """Pixels a side to which views of scenes are resized; 128, for the preset paper 256, when not given
-    (hi3d: 128 or 512, twice that for the stages refine and upscaler)."""
+    (hi3d and tunet: 128 or 512, in hi3d twice that for the stages refine and upscaler)."""
     freeze_encoder: bool = False
     """vae: train only the decoder, so that latents made before stay valid."""
     crop: int = 64
@@ -79,12 +81,14 @@ class Options:
     sparsefusion: the same with what the EFT's attention finds in the given views; hi3d: with what the input
     or the coarse orbit holds."""
     time_exponent: float = 1.0
-    """dimvis, one2one: below 1 trains more on noisy times (1000 u^exponent for uniform u)."""
+    """dimvis, one2one, tunet --stage base: below 1 trains more on noisy times (1000 u^exponent for uniform
+    u)."""
     stage: Stage | None = None
     """sparsefusion: both networks from one loss (joint, without the flag), the EFT alone, the denoiser on the
     EFT in --initial, or the regressor that is the baseline. hi3d: the network of the orbit (without the
     flag), the one that refines it, the small ones that tell depth and elevation, or the one that enlarges
-    pictures one by one, for comparison (--data and --validation of twice the orbit's size)."""
+    pictures one by one, for comparison (--data and --validation of twice the orbit's size). tunet: the
+    network from view to view (without the flag), or the base it needs."""
     context_views: tuple[int, int] = (1, 6)
     """sparsefusion: fewest and most views that another one is told from."""
     rays_at_once: int = 64
@@ -114,6 +118,25 @@ class Options:
     """hi3d: how often all conditions are left out together."""
     drop: float = 0.1
     """hi3d: how often each condition is left out on its own, beside that."""
+    base: Path | None = None
+    """tunet: the trained base, the export of --stage base or a folder with unet and scheduler (Stable
+    Diffusion's), whose inversions are learned from."""
+    t_star: int = 600
+    """tunet: the timestep to which views are inverted."""
+    mean_steps: int = 10
+    """tunet: steps of that inversion; the paper has 30."""
+    targets_each: int = 4
+    """tunet: targets of every reference in a step; 1 is the paper's pairs."""
+    ablation: Ablation = "full"
+    """tunet: leave a part of the network out, as the paper's ablation does."""
+    class_drop: float = 0.1
+    """tunet: how often the category of a capture is said to be unknown."""
+    min_snr: float = 0.0
+    """tunet --stage base: weigh times by their signal-to-noise ratio, counted up to this; 0 weighs all
+    alike."""
+    split: Split = "all"
+    """tunet: of MVImgNet's tree train on all scenes, or leave those out that one of the paper's two rules
+    scores."""
     steps: int | None = None
     """Optimiser steps of the whole run; the preset's number when not given, like all below."""
     batch_size: int | None = None
@@ -124,6 +147,10 @@ class Options:
     """Peak learning rate."""
     optimizer: Literal["adamw", "muon"] | None = None
     """muon needs fewer steps than adamw for the same loss, each a little dearer."""
+    schedule: Literal["cosine", "cyclic"] | None = None
+    """How the rate falls: once along a half cosine, or again and again from the peak."""
+    cycles: int | None = None
+    """Of the cyclic schedule: how often it falls."""
     warmup_steps: int | None = None
     """Steps over which the learning rate rises to its peak."""
     ema_decay: float | None = None
@@ -157,6 +184,8 @@ _OVERRIDES = (
     "accumulate",
     "lr",
     "optimizer",
+    "schedule",
+    "cycles",
     "warmup_steps",
     "ema_decay",
     "checkpoint_minutes",
@@ -216,6 +245,7 @@ def run(options: Options, progress: Progress) -> Answer:
         log_sigma=options.log_sigma,
         joint_drop=options.joint_drop,
         drop=options.drop,
+        tunet=TunetRecipe(**{field.name: getattr(options, field.name) for field in fields(TunetRecipe)}),
         seed=options.seed,
     )
     check_recipe(recipe)

@@ -63,3 +63,32 @@ def _rotate(matrices: Tensor, vectors: Tensor) -> Tensor:
     """[V, N, 3] of matrices [V, 3, 3] and vectors [V or 1, N, 3]. As sums of products, since autocast would
     multiply matrices in half precision, which moves points by a good part of a cell."""
     return (matrices[:, None] * vectors[..., None, :]).sum(dim=-1)
+
+
+def relative_sweep_grid(
+    source_from_target: Tensor,
+    target_lens: Tensor,
+    source_lens: Tensor,
+    depths: Tensor,
+    cells: tuple[int, int],
+) -> tuple[Tensor, Tensor]:
+    """As `sweep_grid`, for pairs of any pinhole cameras told by tensors alone, for networks.
+
+    source_from_target [V, 4, 4] rigid; lenses [V, 4]: fx / width, fy / height, cx / width, cy / height of
+    each image; depths [V, D] along the targets' z; cells: rows and columns. Returns the grid
+    [V, D, h, w, 2], and bool [V, D, h, w]: in front of the source and inside its image.
+    """
+    lens, other, depths = (x.float() for x in (target_lens, source_lens, depths))
+    pose = source_from_target.float()
+    rows, columns = cells
+    shares = pixel_centers(rows, columns).to(lens) / lens.new_tensor([columns, rows])
+    ideal = (shares[None] - lens[:, None, None, 2:]) / lens[:, None, None, :2]
+    rays = torch.cat([ideal, torch.ones_like(ideal[..., :1])], dim=-1).reshape(len(lens), -1, 3)
+    turned = _rotate(pose[:, :3, :3], rays).unflatten(1, (1, rows, columns))
+    points = turned * depths[:, :, None, None, None] + pose[:, None, None, None, :3, 3]
+    ahead = points[..., 2:]
+    seen = points[..., :2] / ahead.clamp_min(1e-2)
+    place = seen * other[:, None, None, None, :2] + other[:, None, None, None, 2:]
+    grid = 2 * place - 1
+    inside = (ahead[..., 0] > 1e-2) & (grid.abs() <= 1).all(dim=-1)
+    return grid, inside

@@ -102,7 +102,7 @@ def read_scene(
             frame = _shrink_frame(frame, max_side)
         frames.append(frame)
     if size is not None and given_cameras is not None:
-        given_cameras = _fit_cameras(given_cameras, size, fit)
+        given_cameras = fit_cameras(given_cameras, size, fit)
     elif max_side is not None and given_cameras is not None:
         given_cameras = _shrink_cameras(given_cameras, max_side)
     names = tuple(files[index].stem for index in order)
@@ -304,8 +304,9 @@ def _square(
     return crop_square(image, mask) if fit == "crop" else pad_square(image, mask, background)
 
 
-def _fit_cameras(cameras: Cameras, size: int, fit: Literal["pad", "crop"]) -> Cameras:
-    """The cameras of images made square as `pad_square` and `crop_square` do, then resized."""
+def fit_cameras(cameras: Cameras, size: int, fit: Literal["pad", "crop"]) -> Cameras:
+    """The cameras of images made square as `pad_square` and `crop_square` do, then resized to `size` pixels a
+    side."""
     heights, widths = cameras.sizes.unbind(dim=1)
     side = torch.minimum(heights, widths) if fit == "crop" else torch.maximum(heights, widths)
     # Rounded as those functions round: the odd pixel lies right or below in both.

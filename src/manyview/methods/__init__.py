@@ -19,12 +19,14 @@ METHODS: dict[str, tuple[str, str]] = {
     "hi3d": ("manyview.methods.hi3d.pipeline", "Hi3dPipeline"),
     "one2one": ("manyview.methods.one2one.pipeline", "One2OnePipeline"),
     "sparsefusion": ("manyview.methods.sparsefusion.pipeline", "SparseFusionPipeline"),
+    "tunet": ("manyview.methods.tunet.pipeline", "TunetPipeline"),
 }
 
 # Name -> module and class of what reads its published checkpoints (see weights/conversion.py).
 CONVERTERS: dict[str, tuple[str, str]] = {
     "hi3d": ("manyview.methods.hi3d.convert", "Hi3dConverter"),
     "sparsefusion": ("manyview.methods.sparsefusion.convert", "SparseFusionConverter"),
+    "tunet": ("manyview.methods.tunet.convert", "TunetConverter"),
 }
 
 

@@ -20,6 +20,9 @@ _FREE = {
     "accumulate",
 }
 """Fields that may differ when a run goes on. The two that make up the batch are compared as their product."""
+_ADDED = {"schedule": "cosine", "cycles": 4}
+"""Fields that came later, and how runs begun before went: at these values they are not among what a resumed
+run is compared by."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +44,10 @@ class TrainConfig:
     """Steps over which the learning rate rises linearly to its peak."""
     min_lr_fraction: float = 0.02
     """Where the cosine ends, as a fraction of the peak learning rate."""
+    schedule: Literal["cosine", "cyclic"] = "cosine"
+    """After the warm-up one fall along a half cosine, or several, each from the peak again."""
+    cycles: int = 4
+    """Of the cyclic schedule: how many falls, all equally long."""
     weight_decay: float = 0.01
     """Decoupled weight decay of matrices and kernels; biases and norms have none."""
     betas: tuple[float, float] = (0.9, 0.99)
@@ -70,7 +77,7 @@ class TrainConfig:
     """Stop after this many steps of this call with a checkpoint, as though interrupted."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulate", "log_every"):
+        for name in ("steps", "batch_size", "accumulate", "log_every", "cycles"):
             self._require(name, getattr(self, name) >= 1, "expected a whole number of at least 1")
         for name in ("warmup_steps", "validate_every", "seed"):
             self._require(name, getattr(self, name) >= 0, "expected a whole number of at least 0")
@@ -91,6 +98,7 @@ class TrainConfig:
         self._require("ema_decay", 0 <= self.ema_decay < 1, "expected a number from 0 to below 1")
         known = ("adamw", "muon")
         self._require("optimizer", self.optimizer in known, "expected adamw or muon")
+        self._require("schedule", self.schedule in ("cosine", "cyclic"), "expected cosine or cyclic")
         self._require("dtype", self.dtype in ("auto", "bf16", "fp32"), "expected auto, bf16 or fp32")
         self._require("device", self.device in ("cpu", "cuda", "auto"), "expected cpu, cuda or auto")
         minutes = self.checkpoint_minutes
@@ -126,6 +134,8 @@ def run_identity(config: TrainConfig, task: str, settings: dict, num_processes: 
     identity = {
         field.name: getattr(config, field.name) for field in fields(config) if field.name not in _FREE
     }
+    if all(identity[name] == value for name, value in _ADDED.items()):
+        identity = {name: value for name, value in identity.items() if name not in _ADDED}
     identity["betas"] = list(config.betas)
     identity["batch_size"] = config.batch_size * config.accumulate * num_processes
     return {"method": task, **identity, **settings}

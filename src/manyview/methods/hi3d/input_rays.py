@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from manyview.geometry.orbits import DISTANCE
 from manyview.geometry.sweep import orbit_sweep_grid, sweep_depths
-from manyview.methods.hi3d.cameras import DISTANCE
 from manyview.nets.blending import blend_candidates
 
 HIDDEN = 16

@@ -41,7 +41,7 @@ class Hi3dPipeline(Hi3dNetworks):
     """Video diffusion over an orbit, and its refinement (Yang et al. 2024): `pipe(views, elevation_deg=20)`.
 
     The picture is expected as the networks know pictures: square, the object in the middle on white, of the
-    size it has from a distance of 1.5 when its longest side is 1 (`photo.frame_photo` brings it there).
+    size it has from a distance of 1.5 when its longest side is 1 (`io.photo.frame_photo` brings it there).
     """
 
     @torch.inference_mode()

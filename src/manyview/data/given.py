@@ -1,4 +1,4 @@
-"""The picture that an orbit is made of, from a photo or a scene, and its framing.
+"""The picture that views are made of, from a photo or a scene, and its framing.
 
 A photo has no scale: its object is framed as training objects are. A scene's view whose camera stands on an
 orbit as those of training do is taken as it is, and its camera is kept.
@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from manyview.errors import InputError
+from manyview.geometry.orbits import elevation_of, is_on_orbit
 from manyview.io.cutout import Masks, find_mask, read_mask
 from manyview.io.framing import resize_area
 from manyview.io.images import read_image
+from manyview.io.photo import NO_MASK, Photo, frame_photo
 from manyview.io.scene import list_splits, read_scene
-from manyview.methods.hi3d.cameras import elevation_of, is_on_orbit
-from manyview.methods.hi3d.photo import NO_MASK, Photo, frame_photo
 from manyview.types import Cameras, Views
 
 
@@ -50,7 +50,7 @@ class Given:
         """The one view, square, with its mask, and the record of its framing for the manifest.
 
         `elevation_deg`, where it is known, tells how large training objects appear; `fill`: how large it is
-        to appear (`photo.frame_photo`). Raises `InputError` where no mask is found.
+        to appear (`io.photo.frame_photo`). Raises `InputError` where no mask is found.
         """
         if self.camera is None or fill is not None:
             photo = frame_photo(
@@ -104,7 +104,7 @@ def read_given_view(
     if split is None and index is None and len(splits) == 1:
         split = splits[0]
     views = read_scene(place, max_side=largest, split=split, argument=argument)
-    chosen = _choose(views, index, argument)
+    chosen = choose_view(views, index, argument)
     view = views[chosen]
     camera = view.cameras
     known = camera is not None and view.size[0] == view.size[1] and is_on_orbit(camera)
@@ -123,7 +123,11 @@ def _straight(photo: Photo) -> Tensor:
     return torch.where(photo.alpha > 1e-3, inner, 1.0).clamp(0, 1)
 
 
-def _choose(views: Views, index: int | None, argument: str) -> int:
+def choose_view(views: Views, index: int | None, argument: str = "INPUT") -> int:
+    """The view that is the input: the named one, else the only one that is observed.
+
+    Raises `InputError` for a number that no view with an image has, and where not exactly one is observed.
+    """
     observed = views.observed.nonzero()[:, 0].tolist()
     if index is not None:
         if not 0 <= index < len(views) or not bool(views.images[index].any()):

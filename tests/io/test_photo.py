@@ -14,7 +14,7 @@ from manyview.data.procedural import make_object
 from manyview.data.rasterizer import rasterize
 from manyview.errors import InputError
 from manyview.geometry.trajectories import sphere_cameras
-from manyview.methods.hi3d.photo import (
+from manyview.io.photo import (
     ANY_FILL,
     ELEVATIONS_DEG,
     FILLS,

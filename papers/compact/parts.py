@@ -249,16 +249,16 @@ _TUNET_OPTIONS = {"shares": _TUNET_SHARES, "targets": 4, "base": "tunet_base"}
 PARTS |= {
     "tunet_base": Part(
         stage="tunet_base",
-        steps=6000,
-        batch_size=32,
+        steps=3500,
+        batch_size=24,
         lr=1e-3,
         warmup_steps=50,
         optimizer="muon",
         ema_decay=0.998,
         weight_decay=0.01,
         seed=0,
-        validate_every=1000,
-        options={"shares": _TUNET_SHARES, "prediction": "epsilon"},
+        validate_every=700,
+        options={"shares": (0.3, 0.3, 0.2, 0.2), "prediction": "epsilon"},
     ),
     "tunet": Part(stage="tunet", **_TUNET, steps=6000, validate_every=1000, options=_TUNET_OPTIONS),
     # What TUNet's table alone needs: the paper's ablation, all three for equally many steps.

@@ -27,9 +27,10 @@ class Options:
     """Flags of `manyview convert`."""
 
     checkpoint: tyro.conf.Positional[tuple[Path, ...]]
-    """The published files (safetensors, or torch's, read as weights alone); several that belong together."""
+    """The published files (safetensors, or torch's, read as weights alone; for refiner one .pkl, of which
+    nothing is run); several that belong together."""
     method: str
-    """Whose weights they are: hi3d or sparsefusion."""
+    """Whose weights they are: hi3d, refiner or sparsefusion."""
     out: Path | None = None
     """Folder of the weights, for --weights; not needed with --dry-run."""
     dry_run: bool = False

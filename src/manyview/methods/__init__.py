@@ -24,6 +24,7 @@ METHODS: dict[str, tuple[str, str]] = {
 # Name -> module and class of what reads its published checkpoints (see weights/conversion.py).
 CONVERTERS: dict[str, tuple[str, str]] = {
     "hi3d": ("manyview.methods.hi3d.convert", "Hi3dConverter"),
+    "refiner": ("manyview.methods.refiner.convert", "RefinerConverter"),
     "sparsefusion": ("manyview.methods.sparsefusion.convert", "SparseFusionConverter"),
 }
 

@@ -71,10 +71,10 @@ class SynthesisBlock(nn.Module):
         features before it and its rows of codes [B, convolutions + 1, D]."""
         if self.const is not None:
             x = self.const.expand(len(codes), -1, -1, -1)
-        assert x is not None, "only the first block starts from nothing"
         for place, layer in enumerate(self.convs):
             conv = cast(StyledConv, layer)
             x = conv(x, codes[:, place], self._noise(conv, len(codes), noise, generator))
+        assert x is not None, "a block has at least one convolution"
         return x, self.to_image(x, codes[:, len(self.convs)])
 
     def _noise(

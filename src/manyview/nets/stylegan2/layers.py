@@ -61,7 +61,7 @@ class ScaledConv(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
         self.bias = nn.Parameter(torch.zeros(outputs)) if active else None
-        self.halve = halve
+        self.halves = halve
         self.clamp = clamp
 
     def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
@@ -70,7 +70,7 @@ class ScaledConv(nn.Module):
         weight = self.weight / math.sqrt(self.weight[0].numel())
         if self.bias is None:
             weight = weight * gain
-        if not self.halve:
+        if not self.halves:
             x = F.conv2d(x, weight, self.bias, padding=kernel // 2)
         elif kernel == 1:
             x = F.conv2d(smooth(x, pad=(1, 1), stride=2), weight, self.bias)
@@ -105,7 +105,7 @@ class StyledConv(nn.Module):
         self.noise_strength = nn.Parameter(torch.zeros(()))
         self.register_buffer("noise", torch.randn(resolution, resolution))
         self.noise: Tensor
-        self.double = double
+        self.doubles = double
         self.clamp = clamp
 
     def forward(self, x: Tensor, code: Tensor, noise: Tensor | None) -> Tensor:
@@ -113,7 +113,7 @@ class StyledConv(nn.Module):
         scales = self.style(code)
         norms = torch.rsqrt(scales.square() @ self.weight.square().sum(dim=(2, 3)).T + 1e-8)
         x = x * scales[:, :, None, None]
-        if self.double:
+        if self.doubles:
             # A strided transposed convolution leaves every second cell to be filled; the filter does that.
             x = smooth(F.conv_transpose2d(x, self.weight.transpose(0, 1), stride=2), pad=(1, 1), gain=4.0)
         else:

@@ -1,0 +1,116 @@
+"""A first guess at depth and yaw from outlines alone, with which self-teaching starts.
+
+Depth and pose that learn from each other's mistakes alone may start off turned inside out: a hollow object
+turning the other way moves nearly as a solid one does. A depth that is round within the outline, and the yaw
+under which it fits best, settle that. Both are crude, and training forgets them (train_depth.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from manyview.methods.refiner.photometric import colour_mask, reprojection_error, warp
+
+CANDIDATES_DEG = tuple(range(-60, 61, 6))
+_MISSED = 0.6
+"""Error of a pixel of the object that looks outside the other picture."""
+
+
+class TurningCamera(Protocol):
+    """What is asked of `pose.PoseEstimator`."""
+
+    @property
+    def pivot(self) -> float:
+        """Depth of the point about which objects turn."""
+        ...
+
+    def turn(self, yaw_deg: Tensor) -> Tensor:
+        """[B, 6] pure turns by yaws."""
+        ...
+
+    def transform(self, vector: Tensor) -> Tensor:
+        """[B, 4, 4] `source_from_target`."""
+        ...
+
+    def K(self, height: int, width: int) -> Tensor:
+        """[3, 3] pixels."""
+        ...
+
+
+def round_depth(mask: Tensor, pivot: float, focal: Tensor | float) -> Tensor:
+    """[B, 1, H, W] depths as though every outline were inflated: round across, deepest in at the pivot.
+
+    mask [B, 1, H, W], 1 on the object; `focal` in pixels. A pixel at distance d from the outline bulges by
+    sqrt(d (2 R - d)), R the largest such distance in its picture: a disc becomes a ball. The pivot's depth off
+    the object.
+    """
+    distance = outline_distance(mask)
+    largest = distance.amax(dim=(1, 2, 3), keepdim=True).clamp_min(1)
+    bulge = (distance * (2 * largest - distance)).clamp_min(0).sqrt()
+    for _ in range(2):
+        bulge = F.avg_pool2d(bulge, 3, stride=1, padding=1, count_include_pad=False)
+    return pivot - bulge * (pivot / focal) * mask
+
+
+def outline_distance(mask: Tensor) -> Tensor:
+    """[B, 1, H, W] about how many pixels to the nearest pixel off the object, 0 off it. What reaches the
+    picture's side goes on beyond it."""
+    inside = (mask > 0.5).to(mask.dtype)
+    total = torch.zeros_like(inside)
+    cross = inside.new_tensor([[0.0, 1.0, 0.0], [1.0, 1.0, 1.0], [0.0, 1.0, 0.0]]).view(1, 1, 3, 3)
+    for number in range(max(mask.shape[-2:])):
+        if not bool(inside.any()):
+            break
+        total = total + inside
+        outside = F.pad(1 - inside, (1, 1, 1, 1))
+        # Squares and crosses in turn: balls are then octagons.
+        grown = F.max_pool2d(outside, 3, stride=1) if number % 2 else F.conv2d(outside, cross).clamp_max(1)
+        inside = 1 - grown
+    return total
+
+
+@torch.no_grad()
+def coarse_yaw(
+    target: Tensor,
+    source: Tensor,
+    camera: TurningCamera,
+    *,
+    candidates_deg: Sequence[float] = CANDIDATES_DEG,
+) -> Tensor:
+    """[B] degrees of yaw between pictures [B, 3, H, W] over white, under which their round depths fit best.
+
+    Each picture is looked up in the other; of all candidates, evenly spaced, the best, moved to the bottom of
+    the parabola through it and its neighbours.
+    """
+    yaws = torch.as_tensor(list(candidates_deg), dtype=torch.float32, device=target.device)
+    there, back = _errors(target, source, camera, yaws), _errors(source, target, camera, -yaws)
+    errors = there + back
+    best = errors.argmin(dim=0)
+    inner = best.clamp(1, len(yaws) - 2)
+    column = torch.arange(errors.shape[1], device=errors.device)
+    low, middle, high = (errors[inner + step, column] for step in (-1, 0, 1))
+    bend = low - 2 * middle + high
+    shift = torch.where(bend > 1e-9, 0.5 * (low - high) / bend.clamp_min(1e-9), 0.0).clamp(-1, 1)
+    found = yaws[inner] + shift * (yaws[1] - yaws[0])
+    return torch.where(best == inner, found, yaws[best])
+
+
+def _errors(target: Tensor, source: Tensor, camera: TurningCamera, yaws: Tensor) -> Tensor:
+    """[C, B] mean error on the target's object of looking it up in the source, for every yaw."""
+    height, width = target.shape[-2:]
+    K = camera.K(height, width).detach().float()
+    mask = colour_mask(target)
+    depth = round_depth(mask, camera.pivot, float(K[0, 0]))
+    area = mask.sum(dim=(1, 2, 3)).clamp_min(1)
+    found = []
+    for yaw in yaws:
+        pose = camera.transform(camera.turn(yaw.expand(len(target))))
+        looked_up, valid = warp(source, depth, K[None], pose)
+        error = torch.where(valid, reprojection_error(looked_up, target), _MISSED)
+        found.append((error * mask).sum(dim=(1, 2, 3)) / area)
+    return torch.stack(found)

@@ -14,7 +14,10 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from manyview.nets.monodepth.encoder import COMPACT_WIDTHS, PAPER_WIDTHS, ImageEncoder
+from manyview.errors import InputError
+from manyview.nets.monodepth.encoder import COMPACT_WIDTHS, PAPER_WIDTHS, STRIDE, ImageEncoder
+
+_SMALLEST = 2 * STRIDE
 
 
 class ReflectedConv(nn.Module):
@@ -65,7 +68,10 @@ class DisparityNet(ModelMixin, ConfigMixin):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Disparities in (0, 1), finest first: [B, 1, H / 2^s, W / 2^s] for scale s, of images [B, 3, H, W]
-        in [0, 1]. Raises `InputError` for sizes that are no multiples of 32."""
+        in [0, 1]. Raises `InputError` for sides that are no multiples of 32, or below 64."""
+        if min(images.shape[-2:]) < _SMALLEST:
+            # One cell has no mirror image to be continued by.
+            raise InputError("images", tuple(images.shape), f"expected sides of at least {_SMALLEST}")
         features = self.encoder(images)
         x = features[4]
         found = []

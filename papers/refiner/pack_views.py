@@ -1,4 +1,5 @@
-"""Single views of procedural animals: what the refiner's generator learns from, and what its table measures on.
+"""Single views of procedural animals: what the refiner's generator learns from, and what its table measures
+on.
 
     python papers/refiner/pack_views.py --out data/animals --count 6000
     python papers/refiner/pack_views.py --out data/animals_held_out --count 1500 --held-out

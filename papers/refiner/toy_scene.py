@@ -1,13 +1,14 @@
-"""A generator of which everything is known: a small differentiable renderer that takes codes as a StyleGAN does.
+"""A generator of which everything is known: a small differentiable renderer that takes codes as a StyleGAN
+does.
 
-Codes w are [D] numbers, an unknown rotation of what they mean: yaw, two nuisances (the tint of the colours, the
-length of a horn), and who it is (bumps and the phases of the pattern). In the distribution of the codes the
-nuisances go with the yaw, so the principal direction that turns an object also tints it and makes its horn
-grow: the entanglement that a refiner has to undo. Rows of W+ are shared out as in a StyleGAN: the first half
-says pose and shape, the second colours.
+Codes w are [D] numbers, an unknown rotation of what they mean: yaw, two nuisances (the tint of the colours,
+the length of a horn), and who it is (bumps and the phases of the pattern). In the distribution of the codes
+the nuisances go with the yaw, so the principal direction that turns an object also tints it and makes its
+horn grow: the entanglement that a refiner has to undo. Rows of W+ are shared out as in a StyleGAN: the first
+half says pose and shape, the second colours.
 
-The body is star-shaped about the point PIVOT in front of the camera: distance r(n) in direction n, a ball with
-bumps. Depths, poses and nuisances are exact.
+The body is star-shaped about the point PIVOT in front of the camera: distance r(n) in direction n, a ball
+with bumps. Depths, poses and nuisances are exact.
 """
 
 from __future__ import annotations

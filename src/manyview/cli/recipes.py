@@ -6,7 +6,10 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from manyview.cli import refiner_recipes
 from manyview.cli.flags import check_range, check_readable
+from manyview.cli.products import given_flags
+from manyview.cli.refiner_recipes import RefinerTrainFlags, check_refiner, refiner_task
 from manyview.errors import InputError
 from manyview.progress import Progress, silent
 from manyview.training.config import TrainConfig
@@ -21,7 +24,10 @@ if TYPE_CHECKING:
     from manyview.training.task import Task
 
 Preset = Literal["compact", "paper"]
-Stage = Literal["joint", "eft", "vldm", "regressor", "orbit", "refine", "depth", "elevation", "upscaler"]
+Stage = Literal[
+    *("joint", "eft", "vldm", "regressor", "orbit", "refine", "depth", "elevation", "upscaler"),
+    *("refiner", "generator", "yaw"),
+]
 
 # The compact sizes on two CPU cores or one GPU.
 DEFAULTS = {
@@ -31,14 +37,17 @@ DEFAULTS = {
     "one2one": TrainConfig(steps=20_000, batch_size=16, lr=1e-3, optimizer="muon"),
     "sparsefusion": TrainConfig(steps=20_000, batch_size=4, lr=5e-4),
     "hi3d": TrainConfig(steps=20_000, batch_size=4, lr=1e-3, optimizer="muon"),
+    "refiner": refiner_recipes.CONFIGS["refiner"],
 }
 TARGETS = tuple(DEFAULTS)
 _DENOISERS = ("dimvis", "one2one")
 _LATENT = (*_DENOISERS, "sparsefusion", "hi3d")
+_SIZED = (*_LATENT, "refiner")
 # Target -> its stages, the first of which is meant when none is named.
 STAGES = {
     "sparsefusion": ("joint", "eft", "vldm", "regressor"),
     "hi3d": ("orbit", "refine", "depth", "elevation", "upscaler"),
+    "refiner": refiner_recipes.STAGES,
 }
 # Stages that train a small network of their own, in one size.
 _SMALL_STAGES = {
@@ -66,10 +75,11 @@ _ONLY_FOR_STAGES = {
 }
 # Fields of a recipe that only some targets look at. Elsewhere they are refused, not passed over.
 _ONLY_FOR = {
-    "preset": _LATENT,
-    "shares": ("vae", "image_encoder", "sparsefusion", "hi3d"),
-    "validation": ("vae", "image_encoder", "dimvis", "sparsefusion", "hi3d"),
-    "initial": ("vae", *_LATENT),
+    "preset": _SIZED,
+    "shares": ("vae", "image_encoder", "sparsefusion", "hi3d", "refiner"),
+    "validation": ("vae", "image_encoder", "dimvis", "sparsefusion", "hi3d", "refiner"),
+    "initial": ("vae", *_SIZED),
+    "refiner": ("refiner",),
     "vae": _LATENT,
     "image_encoder": (*_DENOISERS, "hi3d"),
     "freeze_encoder": ("vae",),
@@ -150,6 +160,8 @@ class Recipe:
     seed: int = 0
     size: int | None = None
     """Pixels a side to which views of scenes are packed; that of the preset when None."""
+    refiner: RefinerTrainFlags = RefinerTrainFlags()  # noqa: RUF009
+    """What only its stages look at."""
     cache: Path | None = None
     """Where packed scenes, latents and embeddings are kept; hidden folders in each data set when None."""
 
@@ -160,6 +172,8 @@ class Recipe:
         if self.target == "hi3d":
             side = 512 if self.preset == "paper" else 128
             side *= 2 if self.chosen_stage in ("refine", "upscaler") else 1
+        if self.target == "refiner":
+            side = 512 if self.preset == "paper" else 64
         return self.size or side
 
     @property
@@ -171,6 +185,8 @@ class Recipe:
 
 def default_config(target: str, preset: Preset, stage: Stage | None = None) -> TrainConfig:
     """The published numbers of dimvis, sparsefusion or a stage of hi3d for `paper`, else ours."""
+    if target == "refiner":
+        return refiner_recipes.CONFIGS.get(stage or "refiner", DEFAULTS[target])
     if target == "hi3d" and stage in _SMALL_STAGES:
         return _SMALL_STAGES[stage]
     if target == "hi3d" and preset == "paper":
@@ -207,7 +223,7 @@ def check_recipe(recipe: Recipe) -> None:
     """Raise `InputError` for what can be known to be wrong before anything loads."""
     if recipe.target not in TARGETS:
         raise InputError("TARGET", recipe.target, f"expected one of {', '.join(TARGETS)}")
-    if not recipe.data:
+    if not recipe.data and recipe.target != "refiner":
         raise InputError("--data", "not given", "expected one or more data sets")
     named = {
         "--validation": recipe.validation,
@@ -221,6 +237,8 @@ def check_recipe(recipe: Recipe) -> None:
         value = getattr(recipe, field.name)
         if recipe.target not in targets and value != field.default:
             flag = "--" + field.name.replace("_", "-")
+            if field.name == "refiner":  # a group, of which the first one given is named
+                flag, value = given_flags(value)[0], "given"
             raise InputError(flag, value, f"is not for {recipe.target}, only for {' and '.join(targets)}")
     check_range("--size", recipe.size, 8, 8192)
     check_range("--negatives", recipe.negatives, 0, 1)
@@ -232,6 +250,8 @@ def check_recipe(recipe: Recipe) -> None:
     if recipe.target in STAGES and recipe.chosen_stage not in STAGES[recipe.target]:
         accepted = f"expected one of {', '.join(STAGES[recipe.target])} for {recipe.target}"
         raise InputError("--stage", recipe.stage, accepted)
+    if recipe.target == "refiner":
+        check_refiner(recipe)
     check_range("--window", recipe.window, 0, 1024)
     check_range("--crop-cells", recipe.crop_cells, 0, 1024)
     check_range("--own-share", recipe.own_share, 0, 1)
@@ -285,8 +305,11 @@ def _check_stage(recipe: Recipe) -> None:
         raise InputError("--own", len(recipe.own), "expected one for each data set, and --depth-net with it")
 
 
-def make_task(recipe: Recipe, device: torch.device, progress: Progress = silent) -> Task:
-    """The task of a checked recipe. For latent methods the views are encoded first, or found encoded."""
+def make_task(
+    recipe: Recipe, device: torch.device, progress: Progress = silent, config: TrainConfig | None = None
+) -> Task:
+    """The task of a checked recipe; `config` of its run, by default the target's. For latent methods the
+    views are encoded first, or found encoded."""
     sources = [_open(recipe, folder, "--data", progress) for folder in recipe.data]
     validation = None
     if recipe.validation is not None:
@@ -295,6 +318,10 @@ def make_task(recipe: Recipe, device: torch.device, progress: Progress = silent)
         return _sparsefusion_task(recipe, sources, validation, device, progress)
     if recipe.target == "hi3d":
         return _hi3d_task(recipe, sources, validation, device, progress)
+    if recipe.target == "refiner":
+        held_out = None if validation is None else _packed_folder(validation)
+        config = config or default_config(recipe.target, recipe.preset, recipe.stage)
+        return refiner_task(recipe, [_packed_folder(source) for source in sources], held_out, config)
     if recipe.target not in _DENOISERS:
         folders = [_packed_folder(source) for source in sources]
         held_out_folder = None if validation is None else _packed_folder(validation)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from manyview.cli.flags import check_memory, check_output, torch_device
 from manyview.cli.progress import silence_loading
 from manyview.cli.recipes import Recipe, Stage, check_recipe, default_config, make_task
+from manyview.cli.refiner_recipes import RefinerTrainFlags
 from manyview.cli.rig import parse_grid
 from manyview.cli.shell import Answer
 from manyview.progress import Progress
@@ -28,7 +29,7 @@ class Options:
     """Flags of `manyview train`."""
 
     target: tyro.conf.Positional[str]
-    """vae, image_encoder (shared by methods), dimvis, one2one, sparsefusion or hi3d."""
+    """vae, image_encoder (shared by methods), dimvis, one2one, sparsefusion, hi3d or refiner."""
     data: tuple[Path, ...] = ()
     """Data sets: folders of scenes as `manyview render` writes them, or packed ones."""
     out: Path
@@ -84,7 +85,9 @@ class Options:
     """sparsefusion: both networks from one loss (joint, without the flag), the EFT alone, the denoiser on the
     EFT in --initial, or the regressor that is the baseline. hi3d: the network of the orbit (without the
     flag), the one that refines it, the small ones that tell depth and elevation, or the one that enlarges
-    pictures one by one, for comparison (--data and --validation of twice the orbit's size)."""
+    pictures one by one, for comparison (--data and --validation of twice the orbit's size). refiner: the
+    refiner itself (without the flag), the generator of single views, depth and pose taught by its sweeps, or
+    the network that measures yaw."""
     context_views: tuple[int, int] = (1, 6)
     """sparsefusion: fewest and most views that another one is told from."""
     rays_at_once: int = 64
@@ -114,6 +117,7 @@ class Options:
     """hi3d: how often all conditions are left out together."""
     drop: float = 0.1
     """hi3d: how often each condition is left out on its own, beside that."""
+    refiner: Annotated[RefinerTrainFlags, tyro.conf.arg(name="")] = field(default_factory=RefinerTrainFlags)
     steps: int | None = None
     """Optimiser steps of the whole run; the preset's number when not given, like all below."""
     batch_size: int | None = None
@@ -216,6 +220,7 @@ def run(options: Options, progress: Progress) -> Answer:
         log_sigma=options.log_sigma,
         joint_drop=options.joint_drop,
         drop=options.drop,
+        refiner=options.refiner,
         seed=options.seed,
     )
     check_recipe(recipe)
@@ -225,7 +230,7 @@ def run(options: Options, progress: Progress) -> Answer:
     from manyview.training.loop import fit
 
     silence_loading()
-    task = make_task(recipe, torch_device(options.device), progress)
+    task = make_task(recipe, torch_device(options.device), progress, config)
     if options.max_memory is not None:
         import torch
 

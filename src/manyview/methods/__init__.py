@@ -18,6 +18,7 @@ METHODS: dict[str, tuple[str, str]] = {
     "dimvis": ("manyview.methods.dimvis.pipeline", "DimvisPipeline"),
     "hi3d": ("manyview.methods.hi3d.pipeline", "Hi3dPipeline"),
     "one2one": ("manyview.methods.one2one.pipeline", "One2OnePipeline"),
+    "refiner": ("manyview.methods.refiner.pipeline", "RefinerPipeline"),
     "sparsefusion": ("manyview.methods.sparsefusion.pipeline", "SparseFusionPipeline"),
 }
 

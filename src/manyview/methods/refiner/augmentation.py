@@ -84,7 +84,8 @@ def _moved(images: Tensor, on: dict[str, Tensor], first: Tensor, second: Tensor)
 
 
 def _kept(images: Tensor, on: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """[B, 1, H, W] 0 in a square of 0.4 of the side somewhere in the picture, else 1; all 1 where not `on`."""
+    """[B, 1, H, W] 0 in a square of 0.4 of the side somewhere in the picture, else 1; all 1 where not
+    `on`."""
     height, width = images.shape[-2:]
     rows = torch.linspace(-1, 1, height, device=images.device)[None, :, None]
     columns = torch.linspace(-1, 1, width, device=images.device)[None, None, :]

@@ -9,7 +9,8 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from manyview.methods.refiner.ganspace import Directions, RotationEdit
+from manyview.methods.refiner.ganspace import Directions
+from manyview.methods.refiner.rotation_search import RotationEdit
 
 
 class SweepBasis(ModelMixin, ConfigMixin):

@@ -14,9 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from manyview.methods.refiner.photometric import colour_mask, reprojection_error, warp
+from manyview.methods.refiner.photometric import colour_mask, reprojection_error
+from manyview.methods.refiner.reprojection import warp
 
 CANDIDATES_DEG = tuple(range(-60, 61, 6))
+_ENOUGH = 32
+"""Pixels a side on which yaws are compared."""
 _MISSED = 0.6
 """Error of a pixel of the object that looks outside the other picture."""
 
@@ -46,8 +49,8 @@ def round_depth(mask: Tensor, pivot: float, focal: Tensor | float) -> Tensor:
     """[B, 1, H, W] depths as though every outline were inflated: round across, deepest in at the pivot.
 
     mask [B, 1, H, W], 1 on the object; `focal` in pixels. A pixel at distance d from the outline bulges by
-    sqrt(d (2 R - d)), R the largest such distance in its picture: a disc becomes a ball. The pivot's depth off
-    the object.
+    sqrt(d (2 R - d)), R the largest such distance in its picture: a disc becomes a ball. The pivot's depth
+    off the object.
     """
     distance = outline_distance(mask)
     largest = distance.amax(dim=(1, 2, 3), keepdim=True).clamp_min(1)
@@ -88,6 +91,8 @@ def coarse_yaw(
     the parabola through it and its neighbours.
     """
     yaws = torch.as_tensor(list(candidates_deg), dtype=torch.float32, device=target.device)
+    while min(target.shape[-2:]) >= 2 * _ENOUGH:  # a crude guess needs few pixels
+        target, source = F.avg_pool2d(target, 2), F.avg_pool2d(source, 2)
     there, back = _errors(target, source, camera, yaws), _errors(source, target, camera, -yaws)
     errors = there + back
     best = errors.argmin(dim=0)

@@ -30,8 +30,9 @@ def rank_correlation(told: Tensor, truth: Tensor) -> float:
 
 @torch.no_grad()
 def score_depths(depth: nn.Module, pose: PoseEstimator, images: Tensor, truth: Tensor) -> dict[str, float]:
-    """Mean rank correlation over pictures [N, 3, H, W] with true depths [N, 1, H, W], 0 = nothing: `depth_rank`
-    of what the network tells and `round_rank` of a depth that is round within the true outline."""
+    """Mean rank correlation over pictures [N, 3, H, W] with true depths [N, 1, H, W], 0 = nothing:
+    `depth_rank` of what the network tells and `round_rank` of a depth that is round within the true
+    outline."""
     told = tell_depths(depth, pose, images).cpu()
     focal = float(pose.K(*images.shape[-2:])[0, 0].detach())
     guess = round_depth((truth > 0).float(), pose.pivot, focal)

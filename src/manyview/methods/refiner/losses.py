@@ -1,9 +1,10 @@
 """What refined codes are pulled to, and what keeps them turning.
 
-The paper's three losses (Eq. 4, 6 and 7) are all nothing where the refiner gives the source's own code back and
-the pose network finds no turn between equal pictures: not turning at all is their optimum. So a fourth guards
-the pose: the turn from the source to the refined picture has to be the one from the source to the edited
-picture, which no refining has changed. All are means over numbers, so that no weight depends on a size.
+The paper's three losses (Eq. 4, 6 and 7) are all nothing where the refiner gives the source's own code back
+and the pose network finds no turn between equal pictures: not turning at all is their optimum. So a fourth
+guards the pose: the turn from the source to the refined picture has to be the one from the source to the
+edited picture, which no refining has changed. All are means over numbers, so that no weight depends on a
+size.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from manyview.methods.refiner.photometric import warp
+from manyview.methods.refiner.reprojection import back_project, project_points, warp
 
 LossName = Literal["warp", "latent", "feature", "guard"]
 
@@ -61,7 +62,12 @@ class Geometry:
 
 
 def warp_loss(
-    source: Tensor, refined: Tensor, geometry: Geometry, *, refined_depth: Tensor | None, losses: RefinerLosses
+    source: Tensor,
+    refined: Tensor,
+    geometry: Geometry,
+    *,
+    refined_depth: Tensor | None,
+    losses: RefinerLosses,
 ) -> Tensor:
     """Eq. 4: mean squared difference of the source and the refined picture, looked up where the source's
     depth and the pose say; over pixels of the object that fall into the picture and, where `refined_depth`
@@ -83,17 +89,9 @@ def warp_loss(
 def visible(geometry: Geometry, other_depth: Tensor, tolerance: float) -> Tensor:
     """[B, 1, H, W] 1 where the source's surface, moved into the other camera, is not behind what the other
     view sees there by more than `tolerance` of its depth."""
-    height, width = other_depth.shape[-2:]
     there, _ = warp(other_depth, geometry.depth, geometry.K, geometry.pose)
-    rows = torch.arange(height, device=there.device, dtype=there.dtype) + 0.5
-    columns = torch.arange(width, device=there.device, dtype=there.dtype) + 0.5
-    v, u = torch.meshgrid(rows, columns, indexing="ij")
-    pixels = torch.stack([u, v, torch.ones_like(u)]).flatten(1)
-    rays = torch.linalg.inv(geometry.K.float()) @ pixels
-    points = rays * geometry.depth.flatten(2)
-    moved = geometry.pose[:, 2:3, :3] @ points + geometry.pose[:, 2:3, 3:]
-    behind = moved.unflatten(2, (height, width))
-    return (behind <= there * (1 + tolerance)).to(there.dtype)
+    _, behind = project_points(back_project(geometry.depth, geometry.K), geometry.K, geometry.pose)
+    return (behind[:, None] <= there * (1 + tolerance)).to(there.dtype)
 
 
 def latent_loss(refined: Tensor, source: Tensor, spread: Tensor) -> Tensor:

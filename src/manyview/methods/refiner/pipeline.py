@@ -182,7 +182,8 @@ class RefinerPipeline(DiffusionPipeline):
         state: Path | None = None,
         progress: Progress | None = None,
     ) -> Inversion:
-        """The code of the first observed view, over white, square. Raises `InputError` where there is none."""
+        """The code of the first observed view, over white, square. Raises `InputError` where there is
+        none."""
         if not bool(views.observed.any()):
             raise InputError("INPUT", "no observed view", "expected one image")
         height, width = views.size
@@ -227,11 +228,11 @@ class RefinerPipeline(DiffusionPipeline):
         """Views at `targets`, yaws in degrees against the source, positive as for a camera that moves to its
         right.
 
-        views: a code [1, L, D] (or [L, D]), views of which the first observed one is inverted, or None for the
-        code of `seed`. refine: by default where there is a refiner. num_steps, level: of refining, by default
-        what goes with the weights. attribute: a boundary and how far every code is moved over it, after
-        refining (the paper's A.3). points, mesh: also fuse the views' depths. inversion, perceptual, state:
-        see `inversion.invert`. What was asked and what was reached are both in the manifest. Raises
+        views: a code [1, L, D] (or [L, D]), views of which the first observed one is inverted, or None for
+        the code of `seed`. refine: by default where there is a refiner. num_steps, level: of refining, by
+        default what goes with the weights. attribute: a boundary and how far every code is moved over it,
+        after refining (the paper's A.3). points, mesh: also fuse the views' depths. inversion, perceptual,
+        state: see `inversion.invert`. What was asked and what was reached are both in the manifest. Raises
         `InputError` before any network draws.
         """
         started = time.perf_counter()
@@ -300,8 +301,8 @@ class RefinerPipeline(DiffusionPipeline):
 
     @torch.no_grad()
     def look(self, turner: Turner, codes: Tensor, amounts: Tensor, *, given: bool = True) -> Views:
-        """Pictures of codes [V, L, D] with masks, depths and the cameras that the pose network finds; `given`:
-        a code that was not turned counts as observed."""
+        """Pictures of codes [V, L, D] with masks, depths and the cameras that the pose network finds;
+        `given`: a code that was not turned counts as observed."""
         images = turner.pictures(codes)
         height, width = images.shape[-2:]
         masks = colour_mask(images)

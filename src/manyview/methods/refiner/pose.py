@@ -1,11 +1,11 @@
 """The self-taught camera: how an object turned between two pictures of a generator, and through which lens.
 
-Nothing says how far away a generator's objects are or how large: scale is free. Here they are `pivot` away, and
-a pose is a turn about the point on the camera's axis at that distance and a shift, so that a net that has
+Nothing says how far away a generator's objects are or how large: scale is free. Here they are `pivot` away,
+and a pose is a turn about the point on the camera's axis at that distance and a shift, so that a net that has
 learnt nothing yet turns objects in place instead of swinging them out of the picture (Monodepth2's pose turns
-about the camera, which suits cars). Poses `source_from_target` map camera points of the target (the pixel grid)
-into the source's camera, OpenCV axes. A camera that moves to its right about the object (positive yaw, as
-`geometry.trajectories.yaw_sweep`) makes a positive turn about the camera's y axis.
+about the camera, which suits cars). Poses `source_from_target` map camera points of the target (the pixel
+grid) into the source's camera, OpenCV axes. A camera that moves to its right about the object (positive yaw,
+as `geometry.trajectories.yaw_sweep`) makes a positive turn about the camera's y axis.
 """
 
 from __future__ import annotations

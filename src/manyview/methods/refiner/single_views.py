@@ -1,8 +1,8 @@
 """Packed single views: of every object one picture from a yaw of its own, with its depth.
 
 A packed data set (`manyview.data.packed`) with one view an object, so that everything that reads pictures
-alone reads it; beside each shard `yaws_<first>.npy` [N] float32, degrees. What a generator learns from are the
-pictures; yaw and depth are for measuring.
+alone reads it; beside each shard `yaws_<first>.npy` [N] float32, degrees. What a generator learns from are
+the pictures; yaw and depth are for measuring.
 """
 
 from __future__ import annotations
@@ -84,7 +84,8 @@ def pack_single_views(
 
 
 class SingleViewSet:
-    """Read access to packed single views. Raises `InputError` naming `argument` for a data set that is none."""
+    """Read access to packed single views. Raises `InputError` naming `argument` for a data set that is
+    none."""
 
     def __init__(self, folder: Path, argument: str = "--data") -> None:
         self.views = PackedViews(folder, argument)

@@ -1,7 +1,7 @@
 """Points and a mesh of a sweep, directly: its depths and cameras are known.
 
-The paper hands thirty views to COLMAP, which finds cameras and points anew; `colmap_points` does the same where
-pycolmap is installed.
+The paper hands thirty views to COLMAP, which finds cameras and points anew; `colmap_points` does the same
+where pycolmap is installed.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ def fuse_points(
     """Points [N, 3] in the world and their colours [N, 3] uint8, of views with masks, depths and cameras.
 
     Every pixel of an object is a point where at least `min_views` views, its own among them, see a surface at
-    that depth (within `tolerance`, relative). With `cell` only one point a cube of that side is left, the mean
-    of those in it. Raises `InputError` for views without depths, masks or cameras, and where no point is left.
+    that depth (within `tolerance`, relative). With `cell` only one point a cube of that side is left, the
+    mean of those in it. Raises `InputError` for views without depths, masks or cameras, and where no point is
+    left.
     """
     cameras, depths, masks = _known(views)
     height, width = views.size
@@ -101,7 +102,9 @@ def colmap_points(views: Views) -> tuple[NDArray[np.float32], NDArray[np.uint8]]
     Raises `MissingDependency` without pycolmap, `InputError` where it finds no model.
     """
     if importlib.util.find_spec("pycolmap") is None:
-        raise MissingDependency("pycolmap", "not installed", "pip install pycolmap, or take the depths' points")
+        raise MissingDependency(
+            "pycolmap", "not installed", "pip install pycolmap, or take the depths' points"
+        )
     import pycolmap  # pyright: ignore[reportMissingImports]
 
     with tempfile.TemporaryDirectory() as place:
@@ -132,7 +135,8 @@ def _known(views: Views) -> tuple[Cameras, Tensor, Tensor]:
 
 
 def _seen(points: Tensor, camera: Cameras, depth: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Whether a camera's object is where points [..., 3] fall, and [2, ...] depths: the points', the map's."""
+    """Whether a camera's object is where points [..., 3] fall, and [2, ...] depths: the points', the
+    map's."""
     pixels, ahead = project(points[None], camera)
     at = sample_images(depth, pixels, mode="nearest")[0, 0]
     on = sample_images(mask, pixels, mode="nearest")[0, 0] > 0.5
@@ -140,9 +144,7 @@ def _seen(points: Tensor, camera: Cameras, depth: Tensor, mask: Tensor) -> tuple
     return seen, torch.stack([ahead[0], at])
 
 
-def _ray_distance(
-    points: Tensor, camera: Cameras, depth: Tensor, mask: Tensor
-) -> tuple[Tensor, Tensor]:
+def _ray_distance(points: Tensor, camera: Cameras, depth: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """[N] how far in front of a camera's surface points are (negative behind it; far in front off the
     object), and whether they fall on its object."""
     seen, (ahead, at) = _seen(points, camera, depth, mask)

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from manyview.methods.refiner.basis import SweepBasis
 from manyview.methods.refiner.coarse_pose import coarse_yaw
-from manyview.methods.refiner.ganspace import find_rotation, fit_directions
-from manyview.methods.refiner.generator import CodeGenerator
+from manyview.methods.refiner.ganspace import fit_directions
+from manyview.methods.refiner.generator import CodeGenerator, StyleGANCodes
 from manyview.methods.refiner.pose import PoseEstimator
+from manyview.methods.refiner.rotation_search import find_rotation
 from manyview.sampling.noise import item_uniform
 
 _AMOUNTS = 0x737765
@@ -78,6 +79,13 @@ def search_basis(
             amount=options.amount,
         )
     return SweepBasis.of(directions, best, spread, options.truncation)
+
+
+def place_generator(generator: CodeGenerator, device: torch.device) -> CodeGenerator:
+    """The same generator, a StyleGAN2's network on the device."""
+    if isinstance(generator, StyleGANCodes):
+        generator.network.to(device)  # pyright: ignore[reportCallIssue]
+    return generator
 
 
 def colour_change(first: Tensor, second: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ from manyview.methods.refiner.losses import (
 )
 from manyview.methods.refiner.model import CodeRefiner, build_refiner
 from manyview.methods.refiner.photometric import colour_mask
+from manyview.methods.refiner.sweep_frames import place_generator
 from manyview.methods.refiner.train_depth import SelfTaught, load_self_taught
 from manyview.metrics.image import ssim_skimage
 from manyview.nets.stylegan2.generator import StyleGAN2Generator
@@ -109,6 +110,7 @@ class RefinerTask(Task):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         device = batch["amounts"].device
         self.calibration.to(device)
+        place_generator(self.generator, device)
         network = getattr(model, "module", model)
         with torch.no_grad():
             seeds = [(_CODES << 32) + int(item) for item in items]
@@ -132,6 +134,7 @@ class RefinerTask(Task):
         inner = getattr(model, "module", model)
         assert isinstance(inner, CodeRefiner), "the refiner task trains a CodeRefiner"
         self.calibration.to(device)
+        place_generator(self.generator, device)
         basis, pose = self.calibration.basis, self.calibration.pose
         seeds = [(_CHECKS << 32) + number for number in range(_NUM_CHECKED)]
         codes = self.generator.sample(seeds, truncation=basis.truncation).to(device)

@@ -1,11 +1,11 @@
 """Depth and pose that teach each other on sweeps of a generator, with no truth of either.
 
 Monodepth2's scheme (Godard et al. 2019): the depth of one picture and the pose between two of them have to
-explain the other picture. Its losses are in photometric.py. What a lone object in front of nothing needs beside
-them: the losses look at the object alone; poses turn about it (pose.py); a round depth and the yaw that goes
-with it are the start (coarse_pose.py), whose weight falls to nothing in the first part of training; turns have
-to add up, from the target by way of a neighbour to a frame far away, which also teaches turns too large for
-pictures to overlap; and shifts are kept small, as what turns on the spot does not move.
+explain the other picture. Its losses are in photometric.py. What a lone object in front of nothing needs
+beside them: the losses look at the object alone; poses turn about it (pose.py); a round depth and the yaw
+that goes with it are the start (coarse_pose.py), whose weight falls to nothing in the first part of training;
+turns have to add up, from the target by way of a neighbour to a frame far away, which also teaches turns too
+large for pictures to overlap; and shifts are kept small, as what turns on the spot does not move.
 """
 
 from __future__ import annotations
@@ -32,7 +32,13 @@ from manyview.methods.refiner.photometric import (
 )
 from manyview.methods.refiner.pose import FOCAL, PIVOT, REACH, PoseEstimator
 from manyview.methods.refiner.single_views import SingleViewSet
-from manyview.methods.refiner.sweep_frames import SearchOptions, frame_amounts, search_basis, sweep_images
+from manyview.methods.refiner.sweep_frames import (
+    SearchOptions,
+    frame_amounts,
+    place_generator,
+    search_basis,
+    sweep_images,
+)
 from manyview.methods.refiner.yaw_net import YawNet
 from manyview.nets.monodepth.disparity import DisparityNet, build_disparity_net
 from manyview.nets.monodepth.encoder import PAPER_WIDTHS
@@ -170,6 +176,7 @@ class SelfTaughtTask(Task):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         options, inner = self.options, _inner(model)
         device = batch["amounts"].device
+        place_generator(self.generator, device)
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             codes = self._codes(items, device)
             frames = sweep_images(self.generator, inner.basis, codes, batch["amounts"]).float()
@@ -218,7 +225,9 @@ class SelfTaughtTask(Task):
             scores = score_depths(inner.depth, inner.pose, images, truth)
             found |= {f"{name}_val": value for name, value in scores.items()}
         if self.yaw_net is not None:
-            codes = self.generator.sample(list(range(_CHECKS, _CHECKS + 24)), truncation=inner.basis.truncation)
+            codes = self.generator.sample(
+                list(range(_CHECKS, _CHECKS + 24)), truncation=inner.basis.truncation
+            )
             amounts = torch.tensor([[0.0, -2.0, -1.0, 1.0, 2.0]], device=device).expand(len(codes), -1)
             frames = sweep_images(self.generator, inner.basis, codes.to(device), amounts)
             measured = self.yaw_net.to(device).measure(frames.flatten(0, 1)).view(len(codes), -1)

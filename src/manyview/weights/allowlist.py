@@ -114,8 +114,14 @@ def _rebuild_tensor(
 ) -> Tensor:
     if not isinstance(storage, torch.TypedStorage):
         raise pickle.UnpicklingError(f"expected a storage, found {type(storage).__name__}")
-    # `set_` checks that the view stays within the storage.
-    return torch.empty(0, dtype=storage.dtype).set_(storage, offset, tuple(size), tuple(stride))
+    sizes, strides = [int(value) for value in size], [int(value) for value in stride]
+    if min([offset, *sizes, *strides]) < 0 or len(sizes) != len(strides):
+        raise pickle.UnpicklingError("expected sizes and strides from 0 on")
+    # `set_` would make a storage larger that is too small for its view, with whatever lay in memory.
+    end = offset + 1 + sum((count - 1) * step for count, step in zip(sizes, strides, strict=True))
+    if 0 not in sizes and end > len(storage):
+        raise pickle.UnpicklingError("expected a view within its storage")
+    return torch.empty(0, dtype=storage.dtype).set_(storage, int(offset), sizes, strides)
 
 
 def _rebuild_parameter(data: Tensor, *ignored: object) -> Tensor:

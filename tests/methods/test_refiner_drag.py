@@ -122,6 +122,7 @@ def test_a_stylegan_is_dragged_towards_a_turn() -> None:
     found = drag_to_pose(StyleGANCodes(net), codes, depth, K, turn, mask, options)
     again = drag_to_pose(StyleGANCodes(net), codes, depth, K, turn, mask, options)
     assert torch.equal(found.codes, again.codes)
+    assert all(weight.grad is None for weight in net.parameters())
     assert found.handles.shape == (4, 2)
     assert float((found.codes - codes)[:, :6].abs().max()) > 1e-4
     assert torch.equal(found.codes[:, 6:], codes[:, 6:])

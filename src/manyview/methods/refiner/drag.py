@@ -128,8 +128,8 @@ def drag(
         if mask is not None and options.mask_weight > 0:
             still = 1 - F.interpolate(mask[None].to(features), features.shape[-2:], mode="area")
             loss = loss + options.mask_weight * ((features - first).abs() * still).mean()
-        optimiser.zero_grad()
-        loss.backward()
+        # Of the code alone: the generator's own weights are to keep no gradients.
+        (moving.grad,) = torch.autograd.grad(loss, moving)
         optimiser.step()
         steps += 1
         with torch.no_grad():
@@ -149,7 +149,6 @@ def drag_to_pose(
     source_from_target: Tensor,
     mask: Tensor,
     options: DragOptions | None = None,
-    *,
     seed: int = 0,
 ) -> DragResult:
     """Drag one code [1, L, D] to where a motion [1, 4, 4] of its object would bring it.

@@ -22,6 +22,7 @@ from torch import Tensor
 from manyview.bench.yaw_features import FeatureNet, pack_features
 from manyview.bench.yaw_options import YawOptions
 from manyview.errors import InputError
+from manyview.methods.refiner.coarse_pose import inner_mask
 from manyview.methods.refiner.depth_scores import tell_depths
 from manyview.methods.refiner.photometric import colour_mask
 from manyview.methods.refiner.pipeline import RefinerPipeline
@@ -133,6 +134,6 @@ def warp_errors(pipeline: RefinerPipeline, source: Source, images: Tensor, yaws_
     turned = pose.transform(pose.turn(yaws_deg.to(images.device)))
     depth = source.depth.expand(count, -1, -1, -1)
     looked_up, valid = warp(images, depth, pose.K(height, width).float()[None], turned)
-    seen = (valid & (source.mask > 0.5)).float()
+    seen = valid * inner_mask(source.mask)
     error = ((looked_up - source.image).abs() * seen).sum(dim=(1, 2, 3))
     return (error / (3 * seen.sum(dim=(1, 2, 3))).clamp_min(1)).cpu()

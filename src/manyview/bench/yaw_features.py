@@ -51,7 +51,7 @@ def load_feature_net(folder: Path | None, device: torch.device | str = "cpu") ->
             line = "expected the folder of a CLIP vision model with projection (transformers)"
             raise InputError(argument, str(folder), line)
     net = load_component(CLIPVisionModelWithProjection, folder, torch.float32, argument=argument)
-    net = net.to(device).eval()  # pyright: ignore[reportArgumentType]
+    torch.nn.Module.to(net, device).eval()
 
     def features(images: Tensor) -> Tensor:
         with torch.inference_mode():

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from manyview.bench.rows import NamedRow, weights_of
 from manyview.bench.yaw import Source
@@ -67,7 +67,7 @@ def choose_rows(pipeline: RefinerPipeline, net: YawNet, options: YawOptions) -> 
     for name, folder in options.ablations.items():
         if options.wants(name):
             refiner = load_component(CodeRefiner, folder, torch.float32, argument="--ablations")
-            refiner = refiner.to(pipeline.device).eval()  # pyright: ignore[reportCallIssue]
+            nn.Module.to(refiner, pipeline.device).eval()  # not diffusers' own, whose type is narrower
             told: dict[str, str | None] = {"name": folder.name, "sha256": component_hash(folder)}
             rows.append(sweeping(name, refiner, told))
     if options.wants(DRAG):

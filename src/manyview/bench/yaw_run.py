@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from manyview.bench.partial import Partial
 from manyview.bench.rows import weights_of
@@ -192,7 +192,7 @@ def _yaw_net(
     device: torch.device | str,
 ) -> tuple[YawNet, str]:
     if isinstance(given, YawNet):
-        return given.to(device).eval(), "in memory"  # pyright: ignore[reportCallIssue]
+        return nn.Module.to(given, device).eval(), "in memory"
     if given is None:
         bundle = target.bundle if isinstance(target, RefinerPipeline) else open_bundle(weights, HEADLINE)
         if bundle is None or "yaw" not in bundle.components:
@@ -202,4 +202,4 @@ def _yaw_net(
     elif not (given / "config.json").is_file():
         raise InputError("--yaw-net", str(given), "expected the export of the stage yaw (config.json)")
     net = load_component(YawNet, given, torch.float32, argument="--yaw-net")
-    return net.to(device).eval(), component_hash(given)  # pyright: ignore[reportCallIssue]
+    return nn.Module.to(net, device).eval(), component_hash(given)

@@ -24,10 +24,8 @@ if TYPE_CHECKING:
     from manyview.training.task import Task
 
 Preset = Literal["compact", "paper"]
-Stage = Literal[
-    *("joint", "eft", "vldm", "regressor", "orbit", "refine", "depth", "elevation", "upscaler"),
-    *("refiner", "generator", "yaw"),
-]
+_Others = Literal["joint", "eft", "vldm", "regressor", "orbit", "refine", "depth", "elevation", "upscaler"]
+Stage = _Others | Literal["refiner", "generator", "yaw"]
 
 # The compact sizes on two CPU cores or one GPU.
 DEFAULTS = {

@@ -53,8 +53,8 @@ def run_turn(options: Options, progress: Progress) -> Answer:
     silence_loading()
     device, dtype = torch_device(options.compute.device), torch_dtype(options.compute.dtype)
     pipeline: RefinerPipeline = load("refiner", weights, device, dtype)
-    views, framing, stages = photo, None, None
-    if isinstance(photo, tuple):
+    views, framing, stages = None, None, None
+    if photo is not None:
         views, framing = photo
         key = _fingerprint(options, bundle, views)
         stages = open_stages(options.out, key, resume=options.products.resume)
@@ -69,7 +69,7 @@ def run_turn(options: Options, progress: Progress) -> Answer:
         points=options.sweep.points,
         mesh="mesh" in options.products.to,
         inversion=_inversion(options),
-        perceptual=_perceptual(pipeline) if isinstance(photo, tuple) else None,
+        perceptual=None if photo is None else _perceptual(pipeline),
         state=None if stages is None else stages / "inversion.safetensors",
         progress=progress,
     )

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import torch
-from scipy.stats import spearmanr
+from scipy.stats import rankdata
 from torch import Tensor, nn
 
 from manyview.methods.refiner.coarse_pose import round_depth
@@ -25,7 +25,7 @@ def rank_correlation(told: Tensor, truth: Tensor) -> float:
     first, second = told[known].double().cpu().numpy(), truth[known].double().cpu().numpy()
     if np.ptp(first) == 0 or np.ptp(second) == 0:
         return math.nan
-    return float(spearmanr(first, second).statistic)
+    return float(np.corrcoef(rankdata(first), rankdata(second))[0, 1])
 
 
 @torch.no_grad()

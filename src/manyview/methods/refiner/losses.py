@@ -58,7 +58,7 @@ class Geometry:
     pose: Tensor
     """[B, 4, 4] the edited view's camera from the source's."""
     mask: Tensor
-    """[B, 1, H, W] 1 on the source's object."""
+    """[B, 1, H, W] 1 on the source's object, without its rim."""
 
 
 def warp_loss(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from manyview.methods.refiner.basis import SweepBasis
 from manyview.methods.refiner.coarse_pose import coarse_yaw
@@ -84,7 +84,7 @@ def search_basis(
 def place_generator(generator: CodeGenerator, device: torch.device) -> CodeGenerator:
     """The same generator, a StyleGAN2's network on the device."""
     if isinstance(generator, StyleGANCodes):
-        generator.network.to(device)  # pyright: ignore[reportCallIssue]
+        nn.Module.to(generator.network, device)  # not diffusers' own, whose type is narrower
     return generator
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from manyview.errors import InputError
+from manyview.methods.refiner.coarse_pose import inner_mask
 from manyview.methods.refiner.depth_scores import tell_depths
 from manyview.methods.refiner.generator import CodeGenerator, StyleGANCodes
 from manyview.methods.refiner.losses import (
@@ -71,7 +72,8 @@ class RefinerTask(Task):
             raise InputError("--calibration", "its direction", line)
         self.generator = generator
         self.calibration = calibration.eval().requires_grad_(False)
-        self.losses, self.preset, self.reach = losses or RefinerLosses(), preset, reach
+        self.preset: Literal["compact", "paper"] = preset
+        self.losses, self.reach = losses or RefinerLosses(), reach
         self.seed, self.initial, self.data_name = seed, initial, data_name
 
     @property
@@ -111,7 +113,7 @@ class RefinerTask(Task):
         device = batch["amounts"].device
         self.calibration.to(device)
         place_generator(self.generator, device)
-        network = getattr(model, "module", model)
+        network = _inner(model)
         with torch.no_grad():
             seeds = [(_CODES << 32) + int(item) for item in items]
             codes = self.generator.sample(seeds, truncation=self.calibration.basis.truncation).to(device)
@@ -122,7 +124,7 @@ class RefinerTask(Task):
         with torch.autocast(device.type, enabled=False):
             parts = self._parts(codes, refined, source, geometry, vector, features)
         weights = {name: getattr(self.losses, name) for name in ("warp", "latent", "feature", "guard")}
-        loss = sum((weights[name] * parts[name] for name in weights), refined.new_zeros(()))
+        loss = torch.stack([weight * parts[name] for name, weight in weights.items()]).sum()
         with torch.no_grad():
             parts["moved"] = (refined - edited).square().mean().sqrt()
         return loss, parts
@@ -131,8 +133,7 @@ class RefinerTask(Task):
     def validate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
         """On new codes, for edited and for refined pictures: the warp error, the structural similarity to the
         source, and how far the turn is off, as the pose network finds it."""
-        inner = getattr(model, "module", model)
-        assert isinstance(inner, CodeRefiner), "the refiner task trains a CodeRefiner"
+        inner = _inner(model)
         self.calibration.to(device)
         place_generator(self.generator, device)
         basis, pose = self.calibration.basis, self.calibration.pose
@@ -153,8 +154,7 @@ class RefinerTask(Task):
 
     def export(self, model: nn.Module, folder: Path) -> None:
         """The network in float16."""
-        inner = getattr(model, "module", model)
-        assert isinstance(inner, CodeRefiner), "the refiner task trains a CodeRefiner"
+        inner = _inner(model)
         inner.half().save_pretrained(folder)
 
     def _look(self, codes: Tensor, edited: Tensor) -> tuple[Tensor, Geometry, Tensor, Tensor]:
@@ -167,7 +167,7 @@ class RefinerTask(Task):
             depth=tell_depths(self.calibration.depth, pose, source),
             K=pose.K(*source.shape[-2:]).float()[None],
             pose=pose.transform(vector),
-            mask=colour_mask(source),
+            mask=inner_mask(colour_mask(source)),
         )
         return source, geometry, vector, features
 
@@ -199,3 +199,9 @@ class RefinerTask(Task):
                 # What is not the object hides nothing.
                 hidden = torch.where(colour_mask(shown) > 0, told, self.calibration.pose.depths[1] * 2)
         return warp_loss(source, images, geometry, refined_depth=hidden, losses=self.losses)
+
+
+def _inner(model: nn.Module) -> CodeRefiner:
+    inner = getattr(model, "module", model)
+    assert isinstance(inner, CodeRefiner), "the refiner task trains a CodeRefiner"
+    return inner

@@ -2,10 +2,11 @@
 
 Monodepth2's scheme (Godard et al. 2019): the depth of one picture and the pose between two of them have to
 explain the other picture. Its losses are in photometric.py. What a lone object in front of nothing needs
-beside them: the losses look at the object alone; poses turn about it (pose.py); a round depth and the yaw
-that goes with it are the start (coarse_pose.py), whose weight falls to nothing in the first part of training;
-turns have to add up, from the target by way of a neighbour to a frame far away, which also teaches turns too
-large for pictures to overlap; and shifts are kept small, as what turns on the spot does not move.
+beside them: the losses look at the object alone, without its rim (`inner_mask`); poses turn about it
+(pose.py); a round depth and the yaw that goes with it are the start (coarse_pose.py), whose weight falls to
+nothing in the first part of training; turns have to add up, from the target by way of a neighbour to a frame
+far away, which also teaches turns too large for pictures to overlap; and shifts are kept small, as what turns
+on the spot does not move.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 
 from manyview.errors import InputError
 from manyview.methods.refiner.basis import SweepBasis
-from manyview.methods.refiner.coarse_pose import coarse_yaw, round_depth
+from manyview.methods.refiner.coarse_pose import coarse_yaw, inner_mask, round_depth
 from manyview.methods.refiner.depth_scores import score_depths
 from manyview.methods.refiner.generator import CodeGenerator, StyleGANCodes
 from manyview.methods.refiner.photometric import (
@@ -62,6 +63,9 @@ class DepthOptions:
     """Weight of the round depth and its yaw at the first step."""
     start_share: float = 0.3
     """Part of the training in which it falls to nothing."""
+    anchor: float = 0.1
+    """Weight that the yaw keeps to the end: a flat object that turns far looks nearly as a deep one that
+    turns little, so the scale of turns would drift."""
     adding_up: float = 0.5
     shift: float = 0.05
     smoothness: float = 1e-3
@@ -126,7 +130,8 @@ class SelfTaughtTask(Task):
         if generator.resolution % 32:
             line = "expected pictures of a multiple of 32 pixels"
             raise InputError("--generator", f"{generator.resolution} pixels", line)
-        self.generator, self.preset = generator, preset
+        self.generator = generator
+        self.preset: Literal["compact", "paper"] = preset
         self.validation = None if validation is None else SingleViewSet(validation, "--validation")
         self.num_items = steps * batch_size
         self.options = options or DepthOptions()
@@ -197,18 +202,22 @@ class SelfTaughtTask(Task):
             PhotometricOptions(
                 min_depth=near, max_depth=far, smoothness=options.smoothness, automask=options.automask
             ),
-            mask=mask if options.masked else None,
+            mask=inner_mask(mask) if options.masked else None,
             generator=draws,
         )
         by_way = pose.transform(vectors[:, 3]) @ pose.transform(vectors[:, 0])
         adding_up = _pose_error(by_way, pose.transform(vectors[:, 2]))
         shift = vectors[..., 3:].square().sum(dim=-1).mean()
         weight = (1 - batch["share"] / max(options.start_share, 1e-6)).clamp_min(0).mean() * options.start
-        start = target.new_zeros(())
+        rounded, coarse = target.new_zeros(()), target.new_zeros(())
         if float(weight) > 0:
-            start = self._start_error(inner, frames, disparities[0], vectors, mask, (near, far))
-        loss = result.loss + options.adding_up * adding_up + options.shift * shift + weight * start
-        parts = {"photometric": result.loss, "adding_up": adding_up, "shift": shift, "start": start}
+            rounded = self._round_error(inner, target, disparities[0], mask, (near, far))
+        if float(weight) + options.anchor > 0:
+            coarse = self._coarse_error(inner, frames, vectors)
+        loss = result.loss + options.adding_up * adding_up + options.shift * shift
+        loss = loss + weight * rounded + (weight + options.anchor) * coarse
+        parts = {"photometric": result.loss, "adding_up": adding_up, "shift": shift}
+        parts |= {"round": rounded, "coarse": coarse}
         parts["turn_deg"] = torch.rad2deg(vectors[:, :2, :3].norm(dim=-1)).mean()
         parts["focal"] = K[0, 0] / width
         return loss, parts
@@ -225,12 +234,12 @@ class SelfTaughtTask(Task):
             scores = score_depths(inner.depth, inner.pose, images, truth)
             found |= {f"{name}_val": value for name, value in scores.items()}
         if self.yaw_net is not None:
-            codes = self.generator.sample(
-                list(range(_CHECKS, _CHECKS + 24)), truncation=inner.basis.truncation
-            )
+            seeds = [(_CHECKS << 32) + number for number in range(24)]
+            codes = self.generator.sample(seeds, truncation=inner.basis.truncation)
             amounts = torch.tensor([[0.0, -2.0, -1.0, 1.0, 2.0]], device=device).expand(len(codes), -1)
             frames = sweep_images(self.generator, inner.basis, codes.to(device), amounts)
-            measured = self.yaw_net.to(device).measure(frames.flatten(0, 1)).view(len(codes), -1)
+            nn.Module.to(self.yaw_net, device)
+            measured = self.yaw_net.measure(frames.flatten(0, 1)).view(len(codes), -1)
             source = frames[:, :1].expand(-1, amounts.shape[1] - 1, -1, -1, -1).flatten(0, 1)
             told = inner.pose.yaw_deg(inner.pose(source, frames[:, 1:].flatten(0, 1))).view(len(codes), -1)
             true = measured[:, 1:] - measured[:, :1]
@@ -252,29 +261,26 @@ class SelfTaughtTask(Task):
         seeds = [(_CODES << 32) + int(item) for item in items]
         return self.generator.sample(seeds, truncation=self.options.search.truncation).to(device)
 
-    def _start_error(
-        self,
-        inner: SelfTaught,
-        frames: Tensor,
-        disparity: Tensor,
-        vectors: Tensor,
-        mask: Tensor,
-        depths: tuple[float, float],
+    def _round_error(
+        self, inner: SelfTaught, target: Tensor, disparity: Tensor, mask: Tensor, depths: tuple[float, float]
     ) -> Tensor:
-        """How far depth and turns are from the crude ones."""
-        target, pose = frames[:, 0], inner.pose
+        """How far the depth is from a round one."""
         with torch.no_grad():
-            focal = float(pose.K(*target.shape[-2:])[0, 0].detach())
-            guess = round_depth(mask, pose.pivot, focal)
-            yaws = torch.cat([coarse_yaw(target, frames[:, side], pose) for side in (1, 2)])
-            turns = pose.turn(yaws)[:, :3]
+            focal = float(inner.pose.K(*target.shape[-2:])[0, 0].detach())
+            guess = round_depth(mask, inner.pose.pivot, focal)
         _, depth = depth_from_disparity(disparity, *depths)
+        return ((depth - guess).abs() * mask).sum() / mask.sum().clamp_min(1)
+
+    def _coarse_error(self, inner: SelfTaught, frames: Tensor, vectors: Tensor) -> Tensor:
+        """How far the turns to both neighbours are from those under which round depths fit."""
+        with torch.no_grad():
+            target, sides = frames[:, 0].repeat(2, 1, 1, 1), torch.cat([frames[:, 1], frames[:, 2]])
+            yaws = coarse_yaw(target, sides, inner.pose)
+            turns = inner.pose.turn(yaws)[:, :3]
         told = torch.cat([vectors[:, 0, :3], vectors[:, 1, :3]])
-        area = mask.sum().clamp_min(1)
-        # A guess that found no turn where there must be one says nothing.
+        # Nothing found where there must be a turn says nothing.
         sure = (yaws.abs() > 2).to(told)
-        off = (F.smooth_l1_loss(told, turns, reduction="none", beta=0.1).sum(dim=1) * sure).mean()
-        return ((depth - guess).abs() * mask).sum() / area + off
+        return (F.smooth_l1_loss(told, turns, reduction="none", beta=0.1).sum(dim=1) * sure).mean()
 
     @torch.no_grad()
     def _calibrate(self, inner: SelfTaught) -> None:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from manyview.errors import InputError
+from manyview.methods.refiner.ganspace import layer_mask
 
 PAPER_SHARE = 0.02
 """Of the scored codes at either end, from which the boundary is learned."""
@@ -108,13 +109,8 @@ def edit_attribute(
 ) -> Tensor:
     """[B, L, D] the codes moved by `amount` ([B] or one for all) along the boundary's normal, in all rows or
     in layers[0] <= l < layers[1]. Raises `InputError` for layers that there are not."""
-    first, last = (0, codes.shape[1]) if layers is None else layers
-    if not 0 <= first < last <= codes.shape[1]:
-        raise InputError("layers", layers, f"expected a range within 0 to {codes.shape[1]}")
     step = torch.as_tensor(amount, dtype=codes.dtype, device=codes.device).reshape(-1, 1, 1)
-    rows = torch.zeros(codes.shape[1], 1, dtype=codes.dtype, device=codes.device)
-    rows[first:last] = 1
-    return codes + step * rows * boundary.normal.to(codes)
+    return codes + step * layer_mask(codes, layers) * boundary.normal.to(codes)
 
 
 def _separate(rows: Tensor, signs: Tensor, strength: float) -> tuple[Tensor, Tensor]:

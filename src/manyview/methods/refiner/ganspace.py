@@ -129,13 +129,22 @@ def edit_codes(
     layers that there are not."""
     if not 0 <= component < len(directions.vectors):
         raise InputError("component", component, f"expected 0 to {len(directions.vectors) - 1}")
-    first, last = layers
-    if not 0 <= first < last <= codes.shape[1]:
-        raise InputError("layers", layers, f"expected a range within 0 to {codes.shape[1]}")
+    moved = layer_mask(codes, layers)
     step = (directions.vectors[component] * directions.deviations[component]).to(codes)
     amount = torch.as_tensor(amounts, dtype=codes.dtype, device=codes.device).reshape(-1, 1, 1)
-    rows = torch.arange(codes.shape[1], device=codes.device)[None, :, None]
-    return codes + torch.where((rows >= first) & (rows < last), amount * step, 0)
+    return codes + amount * step * moved
+
+
+def layer_mask(codes: Tensor, layers: tuple[int, int] | None) -> Tensor:
+    """[L, 1] 1 on the rows layers[0] <= l < layers[1] of codes [B, L, D] (on all for None), else 0. Raises
+    `InputError` for layers that there are not."""
+    count = codes.shape[1]
+    first, last = (0, count) if layers is None else layers
+    if not 0 <= first < last <= count:
+        raise InputError("layers", layers, f"expected a range within 0 to {count}")
+    mask = torch.zeros(count, 1, dtype=codes.dtype, device=codes.device)
+    mask[first:last] = 1
+    return mask
 
 
 def random_amounts(

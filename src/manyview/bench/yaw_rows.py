@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from manyview.bench.rows import NamedRow, weights_of
 from manyview.bench.yaw import Source
 from manyview.bench.yaw_options import DRAG, GANSPACE, HEADLINE, YawOptions
+from manyview.errors import InputError
 from manyview.methods.refiner.drag import DragOptions, drag_to_pose
 from manyview.methods.refiner.model import CodeRefiner
 from manyview.methods.refiner.pipeline import RefinerPipeline
@@ -103,8 +103,8 @@ def dragged(pipeline: RefinerPipeline, net: YawNet, source: Source, options: Yaw
         asked, best, off = float(target), source.image, abs(float(target))
         for _ in range(2):
             turned = pose.transform(pose.turn(torch.tensor([asked], device=source.code.device)))
-            with torch.enable_grad():
-                found: Any = drag_to_pose(
+            try:
+                found = drag_to_pose(
                     pipeline.codes_of,
                     source.code,
                     source.depth,
@@ -114,6 +114,8 @@ def dragged(pipeline: RefinerPipeline, net: YawNet, source: Source, options: Yaw
                     DragOptions(steps=options.drag_steps),
                     options.seed + number,
                 )
+            except InputError:  # no point of the object stays in the picture
+                break
             with torch.no_grad():
                 image = pipeline.codes_of(found.codes).clamp(0, 1).float()
             reached = float(net.measure(image)[0]) - source.yaw_deg

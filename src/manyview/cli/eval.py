@@ -28,7 +28,7 @@ from manyview.progress import Progress
 from manyview.weights import open_bundle
 
 SUMMARY = "Score a method, or results another program made, on a data set under a paper's protocol."
-Protocol = Literal["orbit4", "fewview", "orbit16"]
+Protocol = Literal["orbit4", "fewview", "orbit16", "yaw"]
 _SHOWN = (
     "psnr",
     "ssim_skimage",
@@ -39,6 +39,12 @@ _SHOWN = (
     "seam_ratio",
     "chamfer_mean",
     "volume_iou_64",
+    "identity",
+    "warp_l1",
+    "reached",
+    "yaw_deg",
+    "frechet",
+    "kernel",
 )
 # Flags that not all protocols look at, refused elsewhere.
 _ONLY_FOR: dict[str, tuple[Protocol, ...]] = {
@@ -47,7 +53,13 @@ _ONLY_FOR: dict[str, tuple[Protocol, ...]] = {
     "inputs": ("fewview", "orbit16"),
     "scored": ("fewview",),
     "rows": ("fewview",),
-    "only": ("fewview", "orbit16"),
+    "only": ("fewview", "orbit16", "yaw"),
+    "guidance": ("orbit4", "fewview", "orbit16"),
+    "perceptual": ("orbit4", "fewview", "orbit16"),
+    "ablations": ("yaw",),
+    "yaw_net": ("yaw",),
+    "feature_net": ("yaw",),
+    "dragged": ("yaw",),
     "regressor": ("fewview",),
     "meshes": ("orbit16",),
     "upscaler": ("orbit16",),
@@ -62,10 +74,11 @@ class Options:
     target: tyro.conf.Positional[str]
     """A method's name, or a folder of results with one folder a scene."""
     data: Path
-    """Folder of the data set with the true views."""
+    """Folder of the data set with the true views; yaw: of held-out single views."""
     protocol: Protocol = "orbit4"
     """orbit4: four views 90 degrees apart, every subset of them given. fewview: 2, 3 and 6 posed views given,
-    others asked for. orbit16: one view given, the 15 others of its orbit asked for."""
+    others asked for. orbit16: one view given, the 15 others of its orbit asked for. yaw: codes of a generator
+    turned, at equal measured yaw."""
     out: Path
     """File for the metrics (json)."""
     weights: str = "compact"
@@ -83,7 +96,7 @@ class Options:
     perceptual: bool = True
     """Also the perceptual metrics, which cost more than drawing does on a CPU."""
     limit: int | None = None
-    """Score only the first scenes, this many."""
+    """Score only the first scenes, this many; yaw: so many codes, 100 when not given."""
     inputs: tuple[int, ...] = ()
     """fewview: numbers of given views, 2 3 6 when not set. orbit16: how many views of an object are the
     input, one after the other, 1 when not set."""
@@ -94,7 +107,7 @@ class Options:
     only: tuple[str, ...] = ()
     """Only these rows; all when not given. fewview: sparsefusion eft vldm pixelnerf copy_nearest
     mean_of_inputs field_fit splats_fit. orbit16: hi3d coarse_bicubic coarse_swin2sr no_depth
-    one2one copy_input mean_of_truth."""
+    one2one copy_input mean_of_truth. yaw: refiner ganspace no_warp no_latent no_feature no_guard drag."""
     upscaler: str | None = None
     """orbit16: the network of the row coarse_swin2sr, a Swin2SR to twice the size: a folder or a hub id."""
     regressor: str = "compact"
@@ -103,6 +116,15 @@ class Options:
     """orbit16: also make a mesh of every orbit with so many views interpolated, for each number."""
     size: int | None = None
     """orbit16: pixels a side of the comparison; when not set what the weights make, of results 256."""
+    ablations: tuple[str, ...] = ()
+    """yaw: refiners trained without one of the losses, such as no_warp=FOLDER no_latent=FOLDER."""
+    yaw_net: Path | None = None
+    """yaw: the network that measures; the one that comes with the weights when not given."""
+    feature_net: Path | None = None
+    """yaw: whose features are compared, a CLIP vision model with projection (a face network in that layout
+    too); the package's image encoder when not given."""
+    dragged: int = 12
+    """yaw: codes that the row drag is asked about."""
     compute: Annotated[ComputeFlags, tyro.conf.arg(name="")] = field(default_factory=ComputeFlags)
     output: Annotated[OutputFlags, tyro.conf.arg(name="")] = field(default_factory=OutputFlags)
 
@@ -127,10 +149,10 @@ def run(options: Options, progress: Progress) -> Answer:
         needed = parameter_bytes(bundle.components.values(), options.compute.dtype)
         check_memory(needed, options.compute.max_memory)
     silence_loading()
-    protocols = {"orbit4": _orbit4, "fewview": _fewview, "orbit16": _orbit16}
+    protocols = {"orbit4": _orbit4, "fewview": _fewview, "orbit16": _orbit16, "yaw": _yaw}
     metrics = protocols[options.protocol](options, progress)
     lines = [_means(metrics["metrics"])]
-    if options.protocol == "orbit16":
+    if options.protocol in ("orbit16", "yaw"):
         parts = {metrics["method"]: metrics, **metrics["rows"]}.items()
         lines = [f"{name}: {_means(part['metrics'])}" for name, part in parts if "metrics" in part]
     if options.protocol == "fewview":
@@ -146,7 +168,8 @@ def _check_protocol(options: Options) -> None:
     for name, protocols in _ONLY_FOR.items():
         value = getattr(options, name)
         if options.protocol not in protocols and value != Options.__dataclass_fields__[name].default:
-            raise InputError(f"--{name}", value, f"is for --protocol {' or '.join(protocols)}")
+            flag = "--" + name.replace("_", "-")
+            raise InputError(flag, value, f"is for --protocol {' or '.join(protocols)}")
     if options.protocol == "orbit16" and len(options.inputs) > 1:
         raise InputError("--inputs", options.inputs, "orbit16 takes one number")
     allowed = ("ddim", "plms") if options.protocol == "fewview" else ("ddim", "dpm", "unipc")
@@ -232,6 +255,35 @@ def _orbit16(options: Options, progress: Progress) -> dict[str, Any]:
         dtype=torch_dtype(options.compute.dtype),
         size=options.size,
         perceptual=options.perceptual,
+        force=options.output.force,
+        progress=progress,
+    )
+
+
+def _yaw(options: Options, progress: Progress) -> dict[str, Any]:
+    from manyview.bench.yaw_options import YawOptions, parse_ablations
+    from manyview.bench.yaw_run import evaluate_yaw
+
+    if options.target not in METHODS:
+        raise InputError("TARGET", options.target, "yaw scores refiner; results cannot be turned")
+    asked = YawOptions(
+        num_sources=100 if options.limit is None else options.limit,
+        only=options.only or None,
+        ablations=parse_ablations(options.ablations),
+        num_dragged=options.dragged,
+        num_steps=options.steps,
+        seed=options.output.seed,
+    )
+    return evaluate_yaw(
+        options.target,
+        options.data,
+        options.out,
+        asked,
+        weights=options.weights,
+        yaw_net=options.yaw_net,
+        feature_net=options.feature_net,
+        device=torch_device(options.compute.device),
+        dtype=torch_dtype(options.compute.dtype),
         force=options.output.force,
         progress=progress,
     )

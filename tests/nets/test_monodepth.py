@@ -89,12 +89,12 @@ def test_motion_starts_near_nothing_and_can_be_learned() -> None:
     wanted = torch.tensor([0.0, 0.3, 0, 0.1, 0, -0.2])
     optimiser = torch.optim.Adam(net.parameters(), lr=1e-2)
     loss = torch.ones(())
-    for _ in range(60):
+    for _ in range(30):
         loss = (net(first, second)[:, 0] - wanted).square().mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    assert float(loss.detach()) < 1e-3
+    assert float(loss.detach()) < 3e-3
 
 
 def test_the_lens() -> None:

@@ -58,6 +58,7 @@ class StyleGANCodes:
         images, found = self.network.synthesize_with_features(codes, [resolution])
         return images / 2 + 0.5, found[resolution]
 
+    @torch.no_grad()
     def sample(self, seeds: Sequence[int], truncation: float = 1.0) -> Tensor:
         """[N, L, D], all rows of one code alike."""
         z = item_noise(0, seeds, (self.network.z_dim,)).to(self.network.w_mean)

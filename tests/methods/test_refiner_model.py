@@ -92,7 +92,7 @@ def test_it_learns_a_correction_that_the_pose_decides() -> None:
     optimiser = torch.optim.Adam(net.parameters(), lr=1e-2)
     t = torch.zeros(3, dtype=torch.int64)
     losses = []
-    for _ in range(30):
+    for _ in range(15):
         loss = (net(w, edited, pose, t) - wanted).square().mean()
         optimiser.zero_grad()
         loss.backward()

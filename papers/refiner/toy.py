@@ -88,7 +88,7 @@ def run(work: Path, scale: float, seed: int, threads: int) -> dict[str, Any]:
     )
     refiner_config = train_config(REFINER, scale, seed, threads)
     export = finished(refining, refiner_config, work / "refiner")
-    refiner = load_component(CodeRefiner, export, torch.float32).eval()
+    refiner = load_component(CodeRefiner, export / "refiner", torch.float32).eval()
     return {
         "scene": {"resolution": RESOLUTION, "rows": generator.num_ws, "numbers": generator.w_dim},
         "steps": {"depth": depth_config.steps, "refiner": refiner_config.steps},

@@ -214,8 +214,9 @@ def test_the_package_has_a_feature_net() -> None:
 
 
 def test_ablations_are_named_folders(tmp_path: Path) -> None:
-    tiny_refiner().save_pretrained(tmp_path / "run")
-    assert parse_ablations([f"no_warp={tmp_path / 'run'}"]) == {"no_warp": tmp_path / "run"}
+    tiny_refiner().save_pretrained(tmp_path / "run" / "refiner")
+    found = parse_ablations([f"no_warp={tmp_path / 'run'}"])
+    assert found == {"no_warp": tmp_path / "run" / "refiner"}
     for word in ("no_warp", f"no_pose={tmp_path / 'run'}", f"no_warp={tmp_path}"):
         with pytest.raises(InputError, match="--ablations"):
             parse_ablations([word])

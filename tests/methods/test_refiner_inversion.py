@@ -77,7 +77,7 @@ def test_a_stopped_search_goes_on_exactly(scene: ToyGenerator, tmp_path: Path) -
         invert(scene, photo, SPREAD, options, state=state, progress=Stopping(9))
     assert state.is_file()
     other = InversionOptions(steps=12, starts=8, keep_every=4, lr=0.01)
-    with pytest.raises(InputError, match="--resume: .* was begun with another photo, seed or other options"):
+    with pytest.raises(InputError, match=r"--resume: .* was begun with another photo, seed or other options"):
         invert(scene, photo, SPREAD, other, state=state)
     with pytest.raises(InputError, match="--resume"):
         invert(scene, photo.flip(-1), SPREAD, options, state=state)

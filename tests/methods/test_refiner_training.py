@@ -87,7 +87,7 @@ def test_a_run_lowers_its_loss_and_is_loaded_again(tmp_path: Path) -> None:
     work = task(losses=RefinerLosses(guard=1.0))
     config = TrainConfig(steps=12, lr=3e-3, weight_decay=0.0, validate_every=12, ema_decay=0.5, **SHORT)
     report = fit(work, config, tmp_path / "run", progress=False)
-    model = CodeRefiner.from_pretrained(str(report.export)).float().eval()
+    model = CodeRefiner.from_pretrained(str(report.export / "refiner")).float().eval()
     fresh, trained = tiny_refiner(), model
     items = torch.arange(1000, 1008)
     batch = work.batch(items)

@@ -74,7 +74,7 @@ def parse_ablations(words: Sequence[str]) -> dict[str, Path]:
         if not mark or name not in ABLATIONS:
             line = f"expected {', '.join(f'{one}=FOLDER' for one in ABLATIONS)}"
             raise InputError("--ablations", word, line)
-        if not (Path(place) / "config.json").is_file():
-            raise InputError("--ablations", word, "expected the export of a refiner (config.json)")
-        found[name] = Path(place)
+        if not (Path(place) / "refiner" / "config.json").is_file():
+            raise InputError("--ablations", word, "expected the export of the stage refiner")
+        found[name] = Path(place) / "refiner"
     return found

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 Preset = Literal["compact", "paper"]
 _Others = Literal["joint", "eft", "vldm", "regressor", "orbit", "refine", "depth", "elevation", "upscaler"]
-Stage = _Others | Literal["refiner", "generator", "yaw"]
+Stage = Literal[_Others, "refiner", "generator", "yaw"]
 
 # The compact sizes on two CPU cores or one GPU.
 DEFAULTS = {

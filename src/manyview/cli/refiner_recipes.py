@@ -224,4 +224,7 @@ def _feature_net() -> Any:
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:
-    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+    """What a field is without being given; the only required one that is looked at holds data sets."""
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return () if field.default is dataclasses.MISSING else field.default

@@ -89,7 +89,7 @@ class RefinerTask(Task):
     def build(self) -> nn.Module:
         """The network, fresh or from `initial`; a fresh one changes nothing."""
         if self.initial is not None:
-            return load_component(CodeRefiner, self.initial, torch.float32, argument="--initial")
+            return load_component(CodeRefiner, self.initial / "refiner", torch.float32, argument="--initial")
         model = build_refiner(self.preset, self.generator.num_ws, self.generator.w_dim)
         basis = self.calibration.basis
         model.set_statistics(basis.mean, basis.spread)
@@ -153,9 +153,8 @@ class RefinerTask(Task):
         return found
 
     def export(self, model: nn.Module, folder: Path) -> None:
-        """The network in float16."""
-        inner = _inner(model)
-        inner.half().save_pretrained(folder)
+        """`refiner`, in float16."""
+        _inner(model).half().save_pretrained(folder / "refiner")
 
     def _look(self, codes: Tensor, edited: Tensor) -> tuple[Tensor, Geometry, Tensor, Tensor]:
         """Source pictures, what is known of them, turns to the edited ones [B, 6], and source features."""

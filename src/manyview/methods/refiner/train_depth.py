@@ -50,6 +50,8 @@ from manyview.weights.packing import load_component
 
 _CODES, _TIES, _CHECKS = 0x646370, 0x646374, 0x646376
 _NUM_CHECKED = 48
+_LEAST_DEG, _MOST_DEG = 2.0, 50.0
+"""Crude yaws beyond these are passed over."""
 _CALIBRATION = 64
 
 
@@ -63,7 +65,7 @@ class DepthOptions:
     """Weight of the round depth and its yaw at the first step."""
     start_share: float = 0.3
     """Part of the training in which it falls to nothing."""
-    anchor: float = 0.1
+    anchor: float = 1.0
     """Weight that the yaw keeps to the end: a flat object that turns far looks nearly as a deep one that
     turns little, so the scale of turns would drift."""
     adding_up: float = 0.5
@@ -272,14 +274,14 @@ class SelfTaughtTask(Task):
         return ((depth - guess).abs() * mask).sum() / mask.sum().clamp_min(1)
 
     def _coarse_error(self, inner: SelfTaught, frames: Tensor, vectors: Tensor) -> Tensor:
-        """How far the turns to both neighbours are from those under which round depths fit."""
+        """How far the target's turns are from those under which round depths fit."""
         with torch.no_grad():
-            target, sides = frames[:, 0].repeat(2, 1, 1, 1), torch.cat([frames[:, 1], frames[:, 2]])
-            yaws = coarse_yaw(target, sides, inner.pose)
+            target, others = frames[:, 0].repeat(3, 1, 1, 1), frames[:, 1:].transpose(0, 1).flatten(0, 1)
+            yaws = coarse_yaw(target, others, inner.pose)
             turns = inner.pose.turn(yaws)[:, :3]
-        told = torch.cat([vectors[:, 0, :3], vectors[:, 1, :3]])
-        # Nothing found where there must be a turn says nothing.
-        sure = (yaws.abs() > 2).to(told)
+        told = vectors[:, :3, :3].transpose(0, 1).flatten(0, 1)
+        # Nothing found where there must be a turn says nothing, nor does the end of what was tried.
+        sure = ((yaws.abs() > _LEAST_DEG) & (yaws.abs() < _MOST_DEG)).to(told)
         return (F.smooth_l1_loss(told, turns, reduction="none", beta=0.1).sum(dim=1) * sure).mean()
 
     @torch.no_grad()

@@ -44,6 +44,7 @@ def evaluate_yaw(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     resume: bool = True,
+    keep: bool = False,
     force: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -53,9 +54,10 @@ def evaluate_yaw(
     network that measures, by default the component `yaw` beside the weights. feature_net: whose features are
     compared, by default the package's image encoder.
 
-    Finished sources are kept in `<out>.partial.jsonl`, so that a stopped run goes on (`resume`). Raises
-    `InputError` before anything is drawn for other data, options out of range, weights without a yaw network
-    where none is given, and an `out` that exists without `force`.
+    Finished sources are kept in `<out>.partial.jsonl`, each row's under its own options, so that a stopped
+    run goes on (`resume`), and with `keep` a later one with more sources or rows takes them from there.
+    Raises `InputError` before anything is drawn for other data, options out of range, weights without a yaw
+    network where none is given, and an `out` that exists without `force`.
     """
     started = time.perf_counter()
     progress, options = progress or silent, options or YawOptions()
@@ -116,7 +118,7 @@ def evaluate_yaw(
     }
     if out is not None:
         write_json(out, report)
-        for row in rows:  # one after the other: closing rewrites the file that they share
+        for row in [] if keep else rows:  # one after the other: closing rewrites the file that they share
             _partial(row, out, shared, True).close()
     return report
 

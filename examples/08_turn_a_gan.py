@@ -5,8 +5,8 @@
 
 WEIGHTS: a bundle of the refiner (docs/refiner.md says how it is trained). Draws the code of --seed, or finds
 that of a photo, turns it to yaws from -40 to 40 degrees, refines what was turned, and writes a result folder
-with the views, the cameras that the networks found, OUT/points.ply and, with --mesh, OUT/mesh.glb. Prints, for
-every asked yaw, the one that was reached. `manyview synth gan:WEIGHTS --method refiner` does the same.
+with the views, the cameras that the networks found, OUT/points.ply and, with --mesh, OUT/mesh.glb. Prints,
+for every asked yaw, the one that was reached. `manyview synth gan:WEIGHTS --method refiner` does the same.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from manyview.methods.refiner.train import RefinerTask
 from manyview.methods.refiner.train_depth import DepthOptions, SelfTaughtTask
 from manyview.methods.refiner.train_generator import GeneratorTask
 from manyview.methods.refiner.train_yaw import YawTask
-from manyview.nets.image_encoder import embed
+from manyview.nets.image_encoder import EncoderFeatures
 from manyview.training.task import Task
 from manyview.weights.packing import load_component
 
@@ -91,7 +91,9 @@ class RefinerStages:
                 validation=self.held_out,
                 size=self.sizes.pixels,
                 options=GanOptions(**options),
-                feature_net=None if encoder is None else _Features(encoder),
+                feature_net=None
+                if encoder is None
+                else EncoderFeatures(load_component(CLIPVisionModelWithProjection, encoder, torch.float32)),
                 **shared,
             )
         if stage == "refiner_yaw":
@@ -112,15 +114,3 @@ class RefinerStages:
         return RefinerTask(
             self.export("refiner_generator"), self.export("refiner_depth"), losses=losses, **shared
         )
-
-
-class _Features(torch.nn.Module):
-    """The image encoder as a network of features."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__()
-        self.encoder = load_component(CLIPVisionModelWithProjection, folder, torch.float32).eval()
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """[N, F] of pictures [N, 3, H, W] in [0, 1]."""
-        return embed(self.encoder, images).float()

@@ -151,6 +151,8 @@ def test_frames_lie_where_they_should() -> None:
     assert float((right - target).max()) <= 1.2
     assert float(amounts.abs().max()) <= 3.0
     assert float(far.std()) > 1.2
+    assert float((far - target).abs().max()) <= 3.0
+    assert float((far - target).abs().max()) > 2.5
     torch.testing.assert_close(frame_amounts(0, torch.tensor([7])), amounts[7:8])
 
 

@@ -54,6 +54,28 @@ def test_each_network_learns_from_its_own_loss_alone() -> None:
             assert a is None or torch.equal(a, b)
 
 
+def test_the_generator_learns_what_the_discriminator_says() -> None:
+    """Its gradient is the one through the discriminator, although no second forward pass is made."""
+    from manyview.methods.refiner.gan import _through
+
+    judge = torch.nn.Sequential(
+        torch.nn.Flatten(), torch.nn.Linear(12, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1)
+    )
+    weight = torch.randn(3, 2, 2, requires_grad=True)
+    inputs = torch.randn(5, 3, 2, 2)
+
+    def loss(pictures: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.softplus(-judge(pictures)).mean()
+
+    (direct,) = torch.autograd.grad(loss(inputs * weight), weight)
+    shown = inputs * weight
+    pictures = shown.detach().requires_grad_()
+    ours = _through(shown, pictures, loss(pictures))
+    assert float(ours.detach()) == pytest.approx(float(loss(shown).detach()), rel=1e-6)
+    (found,) = torch.autograd.grad(ours, weight)
+    torch.testing.assert_close(found, direct)
+
+
 def test_losses_of_an_undecided_discriminator() -> None:
     game = networks(augmentation=0.0)
     with torch.no_grad():

@@ -194,7 +194,8 @@ def _yaw_net(
     device: torch.device | str,
 ) -> tuple[YawNet, str]:
     if isinstance(given, YawNet):
-        return nn.Module.to(given, device).eval(), "in memory"
+        nn.Module.to(given, device)  # not diffusers' own, whose type is narrower
+        return given.eval(), "in memory"
     if given is None:
         bundle = target.bundle if isinstance(target, RefinerPipeline) else open_bundle(weights, HEADLINE)
         if bundle is None or "yaw" not in bundle.components:
@@ -204,4 +205,5 @@ def _yaw_net(
     elif not (given / "config.json").is_file():
         raise InputError("--yaw-net", str(given), "expected the export of the stage yaw (config.json)")
     net = load_component(YawNet, given, torch.float32, argument="--yaw-net")
-    return nn.Module.to(net, device).eval(), component_hash(given)
+    nn.Module.to(net, device)
+    return net.eval(), component_hash(given)

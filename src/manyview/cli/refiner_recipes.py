@@ -204,23 +204,15 @@ def _feature_net() -> Any:
     import torch
     from transformers import CLIPVisionModelWithProjection
 
-    from manyview.nets.image_encoder import embed
+    from manyview.nets.image_encoder import EncoderFeatures
     from manyview.weights import open_bundle
     from manyview.weights.packing import load_component
-
-    class Features(torch.nn.Module):
-        def __init__(self, encoder: CLIPVisionModelWithProjection) -> None:
-            super().__init__()
-            self.encoder = encoder
-
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            return embed(self.encoder, images).float()
 
     try:
         folder = open_bundle("compact", "dimvis").components["image_encoder"]
     except (InputError, KeyError):
         return None
-    return Features(load_component(CLIPVisionModelWithProjection, folder, torch.float32)).eval()
+    return EncoderFeatures(load_component(CLIPVisionModelWithProjection, folder, torch.float32))
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:

@@ -15,11 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from manyview.methods.refiner.photometric import colour_mask, reprojection_error
-from manyview.methods.refiner.reprojection import warp
+from manyview.methods.refiner.reprojection import back_project, project_points, sampling_grid
 
 CANDIDATES_DEG = tuple(range(-56, 57, 8))
 _ENOUGH = 32
 """Pixels a side on which yaws are compared."""
+_STRETCH = 0.5
 _MISSED = 0.6
 """Error of a pixel of the object that looks outside the other picture."""
 
@@ -101,36 +102,63 @@ def coarse_yaw(
 ) -> Tensor:
     """[B] degrees of yaw between pictures [B, 3, H, W] over white, under which their round depths fit best.
 
-    Each picture is looked up in the other; of all candidates, evenly spaced, the best, moved to the bottom of
-    the parabola through it and its neighbours.
+    Each picture is looked up in the other. Of all candidates, evenly spaced, the best, then the best of finer
+    steps about it, moved to the bottom of the parabola through it and its neighbours.
     """
     yaws = torch.as_tensor(list(candidates_deg), dtype=torch.float32, device=target.device)
     while min(target.shape[-2:]) >= 2 * _ENOUGH:  # a crude guess needs few pixels
         target, source = F.avg_pool2d(target, 2), F.avg_pool2d(source, 2)
-    there, back = _errors(target, source, camera, yaws), _errors(source, target, camera, -yaws)
-    errors = there + back
-    best = errors.argmin(dim=0)
-    inner = best.clamp(1, len(yaws) - 2)
-    column = torch.arange(errors.shape[1], device=errors.device)
-    low, middle, high = (errors[inner + step, column] for step in (-1, 0, 1))
+    shapes = [_shape(picture, camera) for picture in (target, source)]
+
+    def errors(yaw: Tensor) -> Tensor:
+        """[C, B] of yaws [C, B]."""
+        there = _errors(target, source, shapes[0], camera, yaw)
+        return there + _errors(source, target, shapes[1], camera, -yaw)
+
+    tried = yaws[:, None].expand(-1, len(target))
+    first = tried.gather(0, errors(tried).argmin(dim=0, keepdim=True))
+    step = float(yaws[1] - yaws[0]) / 4
+    offsets = step * torch.arange(-4, 5, device=yaws.device, dtype=yaws.dtype)
+    fine = errors(first + offsets[:, None])
+    inner = fine.argmin(dim=0).clamp(1, len(offsets) - 2)
+    column = torch.arange(fine.shape[1], device=fine.device)
+    low, middle, high = (fine[inner + side, column] for side in (-1, 0, 1))
     bend = low - 2 * middle + high
     shift = torch.where(bend > 1e-9, 0.5 * (low - high) / bend.clamp_min(1e-9), 0.0).clamp(-1, 1)
-    found = yaws[inner] + shift * (yaws[1] - yaws[0])
-    return torch.where(best == inner, found, yaws[best])
+    return first[0] + offsets[inner] + shift * step
 
 
-def _errors(target: Tensor, source: Tensor, camera: TurningCamera, yaws: Tensor) -> Tensor:
-    """[C, B] mean error on the target's object of looking it up in the source, for every yaw."""
-    height, width = target.shape[-2:]
-    K = camera.K(height, width).detach().float()
-    mask = colour_mask(target)
+def _shape(picture: Tensor, camera: TurningCamera) -> tuple[Tensor, Tensor, Tensor]:
+    """A picture's object without its rim [B, 1, H, W], the camera points [B, H, W, 3] of its round depth,
+    K."""
+    K = camera.K(*picture.shape[-2:]).detach().float()
+    mask = colour_mask(picture)
     depth = round_depth(mask, camera.pivot, float(K[0, 0]))
-    mask = inner_mask(mask)
-    area = mask.sum(dim=(1, 2, 3)).clamp_min(1)
+    return inner_mask(mask), back_project(depth, K), K
+
+
+def _errors(
+    target: Tensor,
+    source: Tensor,
+    shape: tuple[Tensor, Tensor, Tensor],
+    camera: TurningCamera,
+    yaws: Tensor,
+) -> Tensor:
+    """[C, B] mean error on the target's object of looking it up in the source, for yaws [C, B].
+
+    Where neighbouring pixels look closer together than `_STRETCH` of a pixel the surface turns out of sight,
+    and says nothing.
+    """
+    mask, points, K = shape
+    height, width = target.shape[-2:]
     found = []
     for yaw in yaws:
-        pose = camera.transform(camera.turn(yaw.expand(len(target))))
-        looked_up, valid = warp(source, depth, K[None], pose)
-        error = torch.where(valid, reprojection_error(looked_up, target), _MISSED)
-        found.append((error * mask).sum(dim=(1, 2, 3)) / area)
+        pixels, depth = project_points(points, K, camera.transform(camera.turn(yaw)))
+        across = (pixels[..., 2:, 0] - pixels[..., :-2, 0]) / 2
+        shown = F.pad((across > _STRETCH).to(mask.dtype), (1, 1))[:, None] * mask
+        inside = ((pixels >= 0) & (pixels <= pixels.new_tensor([width, height]))).all(dim=-1) & (depth > 0)
+        grid = sampling_grid(pixels, height, width)
+        looked_up = F.grid_sample(source, grid, padding_mode="border", align_corners=False)
+        error = torch.where(inside[:, None], reprojection_error(looked_up, target), _MISSED)
+        found.append((error * shown).sum(dim=(1, 2, 3)) / shown.sum(dim=(1, 2, 3)).clamp_min(1))
     return torch.stack(found)

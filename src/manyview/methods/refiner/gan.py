@@ -13,7 +13,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from manyview.methods.refiner.augmentation import LARGEST, Draws, augment
 from manyview.nets.stylegan2.discriminator import StyleGAN2Discriminator
@@ -87,10 +86,9 @@ class GanNetworks(nn.Module):
         # The penalty is taken at what the discriminator sees: a look-up's gradient has no gradient in torch.
         real_shown = augment(real, real_draws, self.strength, mirror=options.mirror)
         real_shown = real_shown.detach().requires_grad_(penalise)
-        on_real, on_made = self.discriminator(real_shown), self.discriminator(shown.detach())
-        still = {name: value.detach() for name, value in self.discriminator.named_parameters()}
-        fooled = functional_call(self.discriminator, still, (shown,))
-        generator_loss = F.softplus(-fooled.float()).mean()
+        pictures = shown.detach().requires_grad_()
+        on_real, on_made = self.discriminator(real_shown), self.discriminator(pictures)
+        generator_loss = _through(shown, pictures, F.softplus(-on_made.float()).mean())
         discriminator_loss = F.softplus(-on_real.float()).mean() + F.softplus(on_made.float()).mean()
         zero = generator_loss.new_zeros(())
         penalty = gradient_penalty(on_real, real_shown) if penalise else zero
@@ -125,6 +123,16 @@ class GanNetworks(nn.Module):
         if options.augmentation is None and self.training:
             step = (sureness - options.sureness).sign() * (count / options.adapted_over)
             self.strength.add_(step).clamp_(0, LARGEST)
+
+
+def _through(shown: Tensor, pictures: Tensor, loss: Tensor) -> Tensor:
+    """The loss of `pictures`, a copy of `shown` cut from its graph, as a function of `shown` alone: the same
+    value and gradient, and none for the network that judged. One forward pass then serves both players."""
+    if not torch.is_grad_enabled():
+        return loss
+    (slope,) = torch.autograd.grad(loss, pictures, retain_graph=True)
+    linear = (shown * slope.detach()).sum()
+    return loss.detach() + linear - linear.detach()
 
 
 def gradient_penalty(logits: Tensor, real: Tensor) -> Tensor:

@@ -65,7 +65,7 @@ class DepthOptions:
     """Weight of the round depth and its yaw at the first step."""
     start_share: float = 0.3
     """Part of the training in which it falls to nothing."""
-    anchor: float = 1.0
+    anchor: float = 4.0
     """Weight that the yaw keeps to the end: a flat object that turns far looks nearly as a deep one that
     turns little, so the scale of turns would drift."""
     adding_up: float = 0.5

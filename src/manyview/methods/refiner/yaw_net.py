@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from manyview.errors import InputError
 from manyview.io.framing import resize_area
+from manyview.nets.strided import halving_convolutions
 
 _REACH_DEG = 60.0
 _SPREAD_DEG = 8.0
@@ -28,15 +29,9 @@ class YawNet(ModelMixin, ConfigMixin):
         super().__init__()
         if size % 2 ** len(widths):
             raise InputError("size", size, f"expected a multiple of {2 ** len(widths)}")
-        layers: list[nn.Module] = []
-        channels = 3
-        for width in widths:
-            layers += [nn.Conv2d(channels, width, 4, stride=2, padding=1), nn.GroupNorm(8, width), nn.SiLU()]
-            layers += [nn.Conv2d(width, width, 3, padding=1), nn.GroupNorm(8, width), nn.SiLU()]
-            channels = width
-        self.convolutions = nn.Sequential(*layers)
+        self.convolutions = halving_convolutions(widths)
         cells = (size // 2 ** len(widths)) ** 2
-        self.enter = nn.Linear(channels * cells, hidden)
+        self.enter = nn.Linear(widths[-1] * cells, hidden)
         self.leave = nn.Linear(hidden, 2)
 
     @property

@@ -189,7 +189,7 @@ def claims(report: Mapping[str, Any]) -> list[str]:
     first = LABELS.get(report["method"], report["method"])
     for metric, better in METRICS.items():
         less = {
-            LABELS.get(name, name): row["difference"]["full"][metric]
+            str(LABELS.get(name, name)): row["difference"]["full"][metric]
             for name, row in report["rows"].items()
             if "mean" in row.get("difference", {}).get("full", {}).get(metric, {})
         }

@@ -114,13 +114,14 @@ def _spread(generator: CodeGenerator, num_samples: int, first_seed: int) -> Tens
 def frame_amounts(
     seed: int, items: Tensor, *, reach: float = 3.0, near: Sequence[float] = (0.25, 1.2)
 ) -> Tensor:
-    """[B, 4] amounts of a target, one frame on either side of it within `near`, and one anywhere within `reach`
-    of it, all within +-`reach`; in deviations, row i a function of (seed, items[i]) alone."""
+    """[B, 4] amounts of a target, one frame on either side of it within `near`, and one anywhere within
+    `reach` of it, all within +-`reach`; in deviations, row i a function of (seed, items[i]) alone."""
     u = item_uniform(seed, items, (4,), stream=_AMOUNTS)
     low, high = near
     target = (2 * u[:, 0] - 1) * max(reach - high, 0.0)
     left, right = (target + side * (low + (high - low) * u[:, k]) for side, k in ((-1, 1), (1, 2)))
-    # No farther apart than a source and what is turned of it: pictures of larger turns have nothing in common.
+    # No farther apart than a source and what is turned of it: pictures of larger turns have nothing in
+    # common.
     first, last = (target - reach).clamp_min(-reach), (target + reach).clamp_max(reach)
     return torch.stack([target, left, right, first + (last - first) * u[:, 3]], dim=1)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from manyview.errors import InputError
@@ -45,22 +44,22 @@ def kernel_distance(features: Tensor, targets: Tensor) -> float:
     return float(within - 2 * _kernel(a, b).mean())
 
 
-def _kernel(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return (x @ y.T / x.shape[1] + 1) ** 3
 
 
-def _mean_off_diagonal(values: NDArray[np.float64]) -> float:
+def _mean_off_diagonal(values: np.ndarray) -> float:
     count = len(values)
     return float((values.sum() - np.trace(values)) / (count * (count - 1)))
 
 
-def _root(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+def _root(matrix: np.ndarray) -> np.ndarray:
     """The symmetric root of a positive semi-definite matrix."""
     values, vectors = np.linalg.eigh(matrix)
     return (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
 
 
-def _checked(features: Tensor, targets: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _checked(features: Tensor, targets: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Both sets in double precision."""
     for name, one in (("features", features), ("targets", targets)):
         if one.ndim != 2 or len(one) < 2:

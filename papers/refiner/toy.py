@@ -36,9 +36,9 @@ from manyview.training.loop import fit
 from manyview.weights.packing import load_component
 
 ROOT = Path(__file__).resolve().parents[2]
-RESOLUTION, REACH = 64, 2.2
-DEPTH = {"steps": 700, "batch_size": 8, "lr": 1e-3, "weight_decay": 1e-4, "ema_decay": 0.98}
-REFINER = {"steps": 500, "batch_size": 8, "lr": 5e-4, "weight_decay": 0.0, "ema_decay": 0.98}
+RESOLUTION, REACH = 64, 2.0
+DEPTH = {"steps": 800, "batch_size": 8, "lr": 1e-3, "weight_decay": 1e-4, "ema_decay": 0.98}
+REFINER = {"steps": 700, "batch_size": 8, "lr": 1e-3, "weight_decay": 0.0, "ema_decay": 0.98}
 NUM_TESTED = 96
 _FIRST_TESTED = 10_000_000
 

@@ -234,3 +234,15 @@ def test_a_rim_is_a_pixel_for_every_32() -> None:
     inner = inner_mask(mask)
     assert int(inner[0].sum()) == 16 * 26
     assert torch.equal(inner[1], mask[1])  # nothing but rim
+
+
+def test_recolouring_leaves_white_and_order() -> None:
+    from manyview.methods.refiner.augmentation import recolour
+
+    images = torch.linspace(0.01, 1, 48).view(1, 3, 4, 4)
+    changed = recolour(images, torch.tensor([[1.0, -1.0, 0.0]]), 0.5)
+    assert float(changed[0, 2].sub(images[0, 2]).abs().max()) < 1e-6
+    assert bool((changed[0, 0] < images[0, 0]).all())
+    assert bool((changed[0, 1] > images[0, 1]).all())
+    white = torch.ones(1, 3, 2, 2)
+    assert torch.equal(recolour(white, torch.randn(1, 3), 0.5), white)

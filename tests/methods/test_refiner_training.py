@@ -55,8 +55,8 @@ def test_the_first_loss_is_that_of_the_edited_codes() -> None:
     items = torch.arange(3)
     loss, parts = work.loss(model, work.batch(items), items, 0)
     assert float(parts["moved"]) == pytest.approx(0, abs=1e-6)
-    # The turn of an unrefined picture is the wanted one.
-    assert float(parts["guard"].detach()) == pytest.approx(0, abs=1e-9)
+    # The turn of an unrefined picture is the wanted one, but for what other colours do to a fresh network.
+    assert float(parts["guard"].detach()) < 1e-3
     expected = parts["warp"] + parts["latent"] + parts["feature"] + 60 * parts["guard"]
     torch.testing.assert_close(loss, expected)
 

@@ -47,6 +47,18 @@ def draw_augmentation(seed: int, items: Tensor, stream: int = 0) -> Draws:
     )
 
 
+def recolour(images: Tensor, noise: Tensor, deviation: float) -> Tensor:
+    """[B, 3, H, W] in [0, 1] with each channel raised to a power, exp(deviation * noise [B, 3]): white stays
+    white, and black black. Differentiable in the images.
+
+    What is shown to a pose network. Sweeps of a generator change colours as they turn, so a network that saw
+    them as they are would read the turn off the colours, and a refiner that is to put colours right could not
+    do so without, in its eyes, undoing the turn.
+    """
+    powers = (deviation * noise).exp()[..., None, None].to(images.dtype)
+    return images.clamp(1e-3, 1) ** powers
+
+
 def augment(images: Tensor, draws: Draws, probability: Tensor | float, *, mirror: bool = True) -> Tensor:
     """[B, 3, H, W] in [-1, 1], changed; differentiable in the images. White comes in from the sides.
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from manyview.errors import InputError
+from manyview.methods.refiner.augmentation import recolour
 from manyview.methods.refiner.coarse_pose import inner_mask
 from manyview.methods.refiner.depth_scores import tell_depths
 from manyview.methods.refiner.generator import CodeGenerator, StyleGANCodes
@@ -38,6 +39,10 @@ from manyview.training.task import Task
 from manyview.weights.packing import load_component
 
 _CODES, _AMOUNTS, _LEVELS, _NOISE, _CHECKS = 0x726663, 0x726661, 0x72666C, 0x72666E, 0x726676
+_COLOURS = 0x72666F
+_RECOLOUR = 0.3
+"""Deviation of the powers by which colours are changed before the guard looks, so that no change of colours
+can pass for a turn."""
 _LEVEL_EXPONENT = 2.0
 """Levels are 1000 u^exponent: more of them near 0, where the answer is drawn from."""
 _NUM_CHECKED = 48
@@ -96,7 +101,8 @@ class RefinerTask(Task):
         return model
 
     def batch(self, items: Tensor) -> dict[str, Tensor]:
-        """amounts [B] of the turn, levels [B] int64 of the noise, noise [B, L, D]."""
+        """amounts [B] of the turn, levels [B] int64 of the noise, noise [B, L, D]; colours [B, 2, 3]
+        normal."""
         generator = self.generator
         amounts = (2 * item_uniform(self.seed, items, stream=_AMOUNTS) - 1) * self.reach
         u = item_uniform(self.seed, items, stream=_LEVELS)
@@ -105,6 +111,7 @@ class RefinerTask(Task):
             "amounts": amounts,
             "levels": (1000 * u**_LEVEL_EXPONENT).long().clamp(0, 999),
             "noise": noise,
+            "colours": item_noise(self.seed, items, (2, 3), stream=_COLOURS),
         }
 
     def loss(
@@ -122,7 +129,7 @@ class RefinerTask(Task):
             noisy = network.add_noise(edited, batch["levels"], batch["noise"])
         refined = model(codes, edited, vector, batch["levels"], noisy).float()
         with torch.autocast(device.type, enabled=False):
-            parts = self._parts(codes, refined, source, geometry, vector, features)
+            parts = self._parts(codes, refined, source, geometry, vector, features, batch["colours"])
         weights = {name: getattr(self.losses, name) for name in ("warp", "latent", "feature", "guard")}
         loss = torch.stack([weight * parts[name] for name, weight in weights.items()]).sum()
         with torch.no_grad():
@@ -178,10 +185,12 @@ class RefinerTask(Task):
         geometry: Geometry,
         vector: Tensor,
         source_features: Tensor,
+        colours: Tensor,
     ) -> dict[str, Tensor]:
         losses = self.losses
         images, features = self.generator.features(refined, losses.cells(self.generator.resolution))
-        found = self.calibration.pose(source, images.clamp(0, 1)).float()
+        shown = [recolour(x, colours[:, k], _RECOLOUR) for k, x in enumerate((source, images))]
+        found = self.calibration.pose(*shown).float()
         return {
             "warp": self._warp(source, images, geometry),
             "latent": latent_loss(refined, codes, self.calibration.basis.spread),

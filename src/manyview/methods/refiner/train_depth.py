@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from manyview.errors import InputError
+from manyview.methods.refiner.augmentation import recolour
 from manyview.methods.refiner.basis import SweepBasis
 from manyview.methods.refiner.coarse_pose import coarse_yaw, inner_mask, round_depth
 from manyview.methods.refiner.depth_scores import score_depths
@@ -44,11 +45,11 @@ from manyview.methods.refiner.yaw_net import YawNet
 from manyview.nets.monodepth.disparity import DisparityNet, build_disparity_net
 from manyview.nets.monodepth.encoder import PAPER_WIDTHS
 from manyview.nets.stylegan2.generator import StyleGAN2Generator
-from manyview.sampling.noise import item_generator
+from manyview.sampling.noise import item_generator, item_noise
 from manyview.training.task import Task
 from manyview.weights.packing import load_component
 
-_CODES, _TIES, _CHECKS = 0x646370, 0x646374, 0x646376
+_CODES, _TIES, _CHECKS, _COLOURS = 0x646370, 0x646374, 0x646376, 0x646377
 _NUM_CHECKED = 48
 _LEAST_DEG, _MOST_DEG = 2.0, 50.0
 """Crude yaws beyond these are passed over."""
@@ -68,6 +69,9 @@ class DepthOptions:
     anchor: float = 4.0
     """Weight that the yaw keeps to the end: a flat object that turns far looks nearly as a deep one that
     turns little, so the scale of turns would drift."""
+    recolour: float = 0.5
+    """Deviation of the powers by which each frame's colours are changed, apart from the others', before the
+    pose network sees it (`augmentation.recolour`)."""
     adding_up: float = 0.5
     shift: float = 0.05
     smoothness: float = 1e-3
@@ -92,13 +96,14 @@ class SelfTaught(nn.Module):
         self.depth, self.pose, self.basis = depth, pose, basis
         basis.requires_grad_(False)
 
-    def forward(self, frames: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+    def forward(self, frames: Tensor, shown: Tensor | None = None) -> tuple[tuple[Tensor, ...], Tensor]:
         """Disparities [B, 1, H / 2^s, W / 2^s] of the targets, finest first, and turns and shifts [B, 4, 6]:
-        target to left, to right, to far, and left to far. frames [B, 4, 3, H, W] as `sweep_frames.FRAMES`."""
-        target, left, right, far = frames.unbind(dim=1)
+        target to left, to right, to far, and left to far. frames [B, 4, 3, H, W] as `sweep_frames.FRAMES`;
+        `shown`: the same as the pose network is to see them."""
+        target, left, right, far = (frames if shown is None else shown).unbind(dim=1)
         starts, ends = torch.cat([target, target, target, left]), torch.cat([left, right, far, far])
         vectors = self.pose(starts, ends).unflatten(0, (4, -1)).transpose(0, 1)
-        return self.depth(target), vectors
+        return self.depth(frames[:, 0]), vectors
 
 
 class SelfTaughtTask(Task):
@@ -174,9 +179,11 @@ class SelfTaughtTask(Task):
         return SelfTaught(depth, pose, basis)
 
     def batch(self, items: Tensor) -> dict[str, Tensor]:
-        """amounts [B, 4] of the frames, and share [B]: how far the training is, 0 to 1."""
+        """amounts [B, 4] of the frames, share [B]: how far the training is, 0 to 1; colours [B, 4, 3]
+        normal."""
         amounts = frame_amounts(self.seed, items, reach=self.options.reach, near=self.options.near)
-        return {"amounts": amounts, "share": items.double().div(self.num_items).clamp(0, 1).float()}
+        share = items.double().div(self.num_items).clamp(0, 1).float()
+        return {"amounts": amounts, "share": share, "colours": item_noise(self.seed, items, (4, 3), _COLOURS)}
 
     def loss(
         self, model: nn.Module, batch: dict[str, Tensor], items: Tensor, seed: int
@@ -187,7 +194,8 @@ class SelfTaughtTask(Task):
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             codes = self._codes(items, device)
             frames = sweep_images(self.generator, inner.basis, codes, batch["amounts"]).float()
-        disparities, vectors = model(frames)
+        shown = recolour(frames.flatten(0, 1), batch["colours"].flatten(0, 1), options.recolour)
+        disparities, vectors = model(frames, shown.view_as(frames))
         disparities, vectors = tuple(d.float() for d in disparities), vectors.float()
         target = frames[:, 0]
         height, width = target.shape[-2:]

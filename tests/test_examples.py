@@ -170,6 +170,23 @@ def test_one_image_to_any_camera(tmp_path: Path) -> None:
     assert "selected: " in done.stdout
 
 
+def test_turn_a_gan(tmp_path: Path) -> None:
+    sys.path.append(str(ROOT / "tests" / "methods"))
+    from tiny_refiner import write_tiny_bundle
+
+    weights = write_tiny_bundle(tmp_path / "weights")
+    words = ("--weights", weights, "--yaws", "-1", "0", "1", "--out", tmp_path / "turned")
+    done = run("08_turn_a_gan.py", *words)
+    assert done.returncode == 0, done.stderr
+    result = Result.load(tmp_path / "turned")
+    assert result.views.observed.tolist() == [False, True, False]
+    assert "asked for   -1.0 degrees, reached" in done.stdout
+    assert done.stdout.count("\n") == 3
+    again = run("08_turn_a_gan.py", *words)
+    assert again.returncode == 2
+    assert again.stderr.startswith("error: --out: ")
+
+
 def test_examples_are_numbered_and_say_what_they_show() -> None:
     names = sorted(path.name for path in (ROOT / "examples").glob("*.py"))
     assert [name[:3] for name in names] == [f"{number:02d}_" for number in range(1, len(names) + 1)]

@@ -5,7 +5,9 @@
         --sparsefusion runs/sparsefusion_vldm/export --pixelnerf runs/regressor/export \
         --hi3d runs/hi3d_orbit/export --hi3d-refine runs/hi3d_refine/export \
         --hi3d-depth runs/hi3d_depth/export --hi3d-elevation runs/hi3d_elevation/export \
-        --tunet runs/tunet/export --tunet-base runs/tunet_base/export
+        --tunet runs/tunet/export --tunet-base runs/tunet_base/export \
+        --refiner runs/refiner/export --refiner-generator runs/refiner_generator/export \
+        --refiner-depth runs/refiner_depth/export --refiner-yaw runs/refiner_yaw/export
 
 Networks are packed as int8 with a scale for each output channel (manyview.weights.packing; what that costs:
 papers/compact/packing.py), but for those named by `--float16 vae dimvis/unet`, which are copied as they are.
@@ -14,7 +16,8 @@ validation objects for 1, 2 and 3 references (papers/dimvis/choose_guidance.py),
 and steps of answers for which none are asked. For SparseFusion `--sparsefusion-settings` names the file in
 which papers/sparsefusion/choose.py wrote sampler and distillation, and `--hi3d-settings` likewise the one of
 papers/hi3d/choose.py, `--tunet-settings` the one of papers/tunet/choose.py. Of Hi3D all but the first stage
-may be missing; TUNet needs its base. With `--out DIR` the method m is then `manyview.load(m,
+may be missing; TUNet needs its base; of the refiner the network that measures yaw may be missing, which only
+its table needs. With `--out DIR` the method m is then `manyview.load(m,
 weights="DIR/m")`.
 """
 
@@ -46,6 +49,7 @@ METHODS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "pixelnerf": ((), ("regressor",)),
     "hi3d": (("vae", "image_encoder"), ("unet", "scheduler")),
     "tunet": (("vae", "image_encoder"), ("tunet",)),
+    "refiner": ((), ("refiner",)),
 }
 # Components that come from runs of their own and may be missing: run -> place in its export -> name beside
 # the method's own.
@@ -54,9 +58,12 @@ MORE: dict[str, tuple[str, dict[str, str]]] = {
     "hi3d_depth": ("hi3d", {".": "depth"}),
     "hi3d_elevation": ("hi3d", {".": "elevation"}),
     "tunet_base": ("tunet", {"base": "base", "scheduler": "scheduler"}),
+    "refiner_generator": ("refiner", {".": "generator"}),
+    "refiner_depth": ("refiner", {name: name for name in ("depth", "pose", "directions")}),
+    "refiner_yaw": ("refiner", {".": "yaw"}),
 }
 # Components of `MORE` without which a method does not run.
-NEEDED = {"tunet": "tunet_base"}
+NEEDED = {"tunet": ("tunet_base",), "refiner": ("refiner_generator", "refiner_depth")}
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -135,7 +142,7 @@ def write(
             raise InputError(
                 "--" + name.replace("_", "-"), "not given", f"and {out} holds none for {users[0]}"
             )
-    for method, name in NEEDED.items():
+    for method, name in ((method, name) for method, names in NEEDED.items() for name in names):
         if method in methods and exports.get(name) is None and not _has(out, name):
             flag = "--" + name.replace("_", "-")
             raise InputError(flag, "not given", f"and {out} holds none for {method}")

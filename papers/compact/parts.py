@@ -24,6 +24,9 @@ class Part:
     seed: int
     validate_every: int = 0
     optimizer: Literal["adamw", "muon"] = "adamw"
+    betas: tuple[float, float] = (0.9, 0.99)
+    clip_norm: float | None = 1.0
+    min_lr_fraction: float = 0.02
     options: Mapping[str, Any] = field(default_factory=dict)
     """Further options of the task. `shares`: how often procedural objects and meshes are drawn from."""
 
@@ -283,4 +286,65 @@ PARTS |= {
         validate_every=1000,
         options={**_TUNET_OPTIONS, "ablation": "concat"},
     ),
+}
+
+# The refiner: a generator of animals, the net that measures yaw (for validation and the table alone), depth
+# and pose taught by the generator's sweeps, and the refiner. 220 800 pictures for the generator.
+_REFINING: dict[str, Any] = {
+    "stage": "refiner",
+    "steps": 2000,
+    "batch_size": 16,
+    "lr": 5e-4,
+    "warmup_steps": 100,
+    "ema_decay": 0.995,
+    "weight_decay": 0.0,
+    "seed": 0,
+    "validate_every": 250,
+}
+PARTS |= {
+    "refiner_generator": Part(
+        stage="refiner_generator",
+        steps=6900,
+        batch_size=32,
+        lr=2e-3,
+        warmup_steps=0,
+        ema_decay=0.998,
+        weight_decay=0.0,
+        seed=0,
+        validate_every=690,
+        # The game wants no momentum, and gradients as they are.
+        betas=(0.0, 0.99),
+        clip_norm=None,
+        min_lr_fraction=0.1,
+    ),
+    "refiner_yaw": Part(
+        stage="refiner_yaw",
+        steps=1000,
+        batch_size=64,
+        lr=1e-3,
+        warmup_steps=50,
+        ema_decay=0.99,
+        weight_decay=0.01,
+        seed=0,
+        validate_every=200,
+    ),
+    "refiner_depth": Part(
+        stage="refiner_depth",
+        steps=2000,
+        batch_size=12,
+        lr=1e-3,
+        warmup_steps=100,
+        ema_decay=0.99,
+        weight_decay=1e-4,
+        seed=0,
+        validate_every=200,
+    ),
+    "refiner": Part(**_REFINING),
+    # What the table of its losses needs beside it, trained where it is named.
+    **{
+        f"refiner_no_{name}": Part(
+            **{**_REFINING, "stage": "refiner_ablations"}, options={"without": (name,)}
+        )
+        for name in ("warp", "latent", "feature", "guard")
+    },
 }

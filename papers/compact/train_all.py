@@ -4,11 +4,12 @@
 
 YCB: a folder with the YCB scans as mesh files, of which every tenth by name, from the first on, is held out
 for validation. Stages: data, vae, image_encoder, dimvis, one2one, sparsefusion_eft, sparsefusion_vldm,
-regressor, hi3d_depth, hi3d_elevation, hi3d_orbit, hi3d_refine, hi3d_upscaler, tunet_base, tunet,
-tunet_ablations, bundle. hi3d_upscaler and tunet_ablations train what only tables need, so they run only where
-they are named. A finished stage is skipped and a begun one gone on with, so that after Ctrl-C, a kill or the
-end of `--minutes` the same words continue. Exit codes: 0 done, 2 bad input, 130 stopped.
-docs/training/README.md says more.
+regressor, hi3d_depth, hi3d_elevation, hi3d_orbit, hi3d_refine, tunet_base, tunet, refiner_generator,
+refiner_yaw, refiner_depth, refiner, hi3d_upscaler, tunet_ablations, refiner_ablations, bundle. hi3d_upscaler
+and both ablations train what only tables need, so they run only where they are named. The refiner's stages
+make their data themselves and need no scans. A finished stage is skipped and a begun one gone on with, so
+that after Ctrl-C, a kill or the end of `--minutes` the same words continue. Exit codes: 0 done, 2 bad input,
+130 stopped. docs/training/README.md says more.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from clock import Clock
 from diffusers import AutoencoderKL
 from hi3d_stages import Hi3dStages, Sizes
 from parts import PARTS, SIZE, Part
+from refiner_stages import RefinerSizes, RefinerStages
 from torch import Tensor
 from transformers import CLIPVisionModelWithProjection
 from tunet_stages import Limits, TunetStages
@@ -44,6 +46,7 @@ from manyview.io.atomic import write_text_atomic
 from manyview.methods.dimvis.model import DimvisOptions
 from manyview.methods.dimvis.train import DimvisTask
 from manyview.methods.one2one.train import One2OneTask
+from manyview.methods.refiner.sweep_frames import SearchOptions
 from manyview.methods.sparsefusion.examples import PosedObjects, open_posed
 from manyview.methods.sparsefusion.train import SparseFusionTask, Stage
 from manyview.nets.autoencoder import encode
@@ -60,9 +63,11 @@ POSED = ("sparsefusion_eft", "sparsefusion_vldm", "regressor")
 """Stages that learn from views with their cameras."""
 HI3D = ("hi3d_depth", "hi3d_elevation", "hi3d_orbit", "hi3d_refine")
 TUNET = ("tunet_base", "tunet")
-OPTIONAL = ("hi3d_upscaler", "tunet_ablations")
+REFINER = ("refiner_generator", "refiner_yaw", "refiner_depth", "refiner")
+OPTIONAL = ("hi3d_upscaler", "tunet_ablations", "refiner_ablations")
 """Stages that no weights of the package come from."""
-STAGES = ("data", "vae", "image_encoder", "dimvis", "one2one", *POSED, *HI3D, *TUNET, *OPTIONAL, "bundle")
+_OF_METHODS = ("dimvis", "one2one", *POSED, *HI3D, *TUNET, *REFINER)
+STAGES = ("data", "vae", "image_encoder", *_OF_METHODS, *OPTIONAL, "bundle")
 
 
 # ---- The data of the recipe; its training runs are in parts.py. `--scale` multiplies NUM_OBJECTS and every
@@ -94,6 +99,10 @@ MEAN_OBJECTS = 800
 MORE_MEAN_OBJECTS = 60
 MORE_MEAN_MESHES = 50
 MEAN_STEPS = 10
+ANIMALS, HELD_OUT_ANIMALS, ANIMAL_SIZE = 6000, 1500, 64
+"""For the refiner: procedural animals of its own, one view each, and pixels a side."""
+SEARCH = SearchOptions()
+"""How the direction that turns them is looked for."""
 
 
 # ---- The end of the recipe. ----
@@ -140,6 +149,13 @@ class Making:
             self.device,
             self._export,
         )
+        animals = RefinerSizes(
+            pixels=ANIMAL_SIZE,
+            views=scaled(ANIMALS, given.scale),
+            held_out=scaled(HELD_OUT_ANIMALS, given.scale),
+            searched=SEARCH,
+        )
+        self.refiner = RefinerStages(self.work, animals, clock, self.device, self._export)
 
     def run(self, stage: str) -> None:
         """Do one stage, or what is left of it."""
@@ -213,14 +229,27 @@ class Making:
         if (out / "train.json").is_file():
             print(f"{name}: done before")
             return
-        self._require(self.data / "done.json", "data")
-        task = self._task(part)
         steps = scaled(part.steps, given.scale)
+        if part.stage in (*REFINER, "refiner_ablations"):
+            task = self.refiner.task(
+                part.stage,
+                part.options,
+                part.seed,
+                steps=steps,
+                batch_size=part.batch_size,
+                encoder=self._encoder_if_there(),
+            )
+        else:
+            self._require(self.data / "done.json", "data")
+            task = self._task(part)
         config = TrainConfig(
             steps=steps,
             batch_size=part.batch_size,
             lr=part.lr,
             optimizer=part.optimizer,
+            betas=part.betas,
+            clip_norm=part.clip_norm,
+            min_lr_fraction=part.min_lr_fraction,
             warmup_steps=min(part.warmup_steps, steps // 10),
             ema_decay=part.ema_decay,
             weight_decay=part.weight_decay,
@@ -335,12 +364,18 @@ class Making:
             words += ["--" + name.replace("_", "-"), str(self._export(run))]
         for name in HI3D:
             words += [f"--{name.replace('_', '-').removesuffix('-orbit')}", str(self._export(name))]
-        for name in TUNET:
+        for name in (*TUNET, *REFINER):
             words += ["--" + name.replace("_", "-"), str(self._export(name))]
+        words += ["--float16", *(f"refiner/{name}" for name in ("generator", "pose", "directions"))]
         out = self.given.bundle or self.work / "bundle"
         done = subprocess.run([*words, "--out", str(out)])
         if done.returncode:
             raise InputError("--bundle", str(out), "could not be written; see the line before")
+
+    def _encoder_if_there(self) -> Path | None:
+        """The image encoder, by which a generator's pictures are compared with renders."""
+        done = (self.runs / "image_encoder" / "train.json").is_file()
+        return self.runs / "image_encoder" / "export" if done else None
 
     def _export(self, name: str) -> Path:
         self._require(self.runs / name / "train.json", PARTS[name].stage)

@@ -67,7 +67,10 @@ def test_a_bundle_with_a_codec(checkpoint: Path, tmp_path: Path):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--method", "dimvis", "--out", "x"), "--method: dimvis: expected one of hi3d, sparsefusion, tunet"),
+        (
+            ("--method", "dimvis", "--out", "x"),
+            "--method: dimvis: expected one of hi3d, refiner, sparsefusion, tunet",
+        ),
         (("--method", "sparsefusion"), "--out: not given: expected a folder, or --dry-run"),
         (("--method", "sparsefusion", "--out", "x", "--codec", "none"), "--codec: none: expected a folder"),
     ],

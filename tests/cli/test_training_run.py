@@ -13,8 +13,9 @@ from diffusers import AutoencoderKL
 from transformers import CLIPVisionModelWithProjection
 
 from manyview.cli import main
-from manyview.cli.recipes import TARGETS, default_config
+from manyview.cli.recipes import TARGETS
 from manyview.cli.train import _OVERRIDES, Options, train_config
+from manyview.cli.train_defaults import default_config
 from manyview.data.latents import LatentCache
 from manyview.data.packed import PackedViews, describe, write_shard
 from manyview.errors import InputError

@@ -60,6 +60,12 @@ def test_kernel_distance_of_equal_distributions_is_zero_on_average() -> None:
     assert float(other.min()) > float(same.max())
 
 
+def test_neither_set_comes_first() -> None:
+    a, b = normal(60, 1.0, 2.0), normal(40, 0.5, 1.0, seed=3) + 1
+    for distance in (frechet_distance, kernel_distance):
+        assert distance(a, b) == pytest.approx(distance(b, a), rel=1e-9)
+
+
 @pytest.mark.parametrize("distance", [frechet_distance, kernel_distance])
 def test_refusals(distance) -> None:
     good = torch.rand(4, 3)

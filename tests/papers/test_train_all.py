@@ -23,6 +23,7 @@ from manyview.methods import load
 from manyview.training.checkpoint import newest_checkpoint
 from manyview.training.interrupts import Interrupts
 from manyview.types import Views
+from manyview.weights.packing import is_packed
 
 SCRIPT = Path(__file__).parents[2] / "papers" / "compact" / "train_all.py"
 VAE_STEPS = 30
@@ -41,6 +42,8 @@ def small():
     module.ELEVATIONS, module.ORBIT_OBJECTS, module.ORBIT_TURNS = (10.0,), 10, 1
     module.FINE_ELEVATIONS, module.FINE_OBJECTS, module.OWN_STEPS = (30.0,), 10, 1
     module.MORE_MEAN_MESHES, module.MEAN_STEPS = 1, 1
+    module.ANIMALS, module.HELD_OUT_ANIMALS = 20, 40
+    module.SEARCH = module.SearchOptions(num_samples=200, num_components=2, searched=1, num_codes=1)
     for name, part in module.PARTS.items():
         steps = {VAE_STEPS * 10} if name == "vae" else 20
         options = {{**part.options, "crop": 8}} if part.stage == "hi3d_refine" else part.options
@@ -172,6 +175,17 @@ def test_from_nothing_through_a_kill_to_a_bundle(
     drawn = pairs(given, cameras[[1, 2]], mean_steps=1).views.images
     assert drawn.shape == (3, 3, 128, 128)
     assert not (work / "runs/tunet_concat").exists()  # only where it is named
+    for stage, wanted in {
+        "generator": "kernel_val",
+        "yaw": "error_deg_val",
+        "depth": "yaw_error_deg_val",
+    }.items():
+        assert wanted in json.loads((work / f"runs/refiner_{stage}/train.json").read_text())["validation"]
+    sweeping = load("refiner", bundle / "refiner")
+    assert set(sweeping.bundle.components) == {"generator", "depth", "pose", "directions", "refiner", "yaw"}
+    assert not is_packed(bundle / "refiner" / "generator")
+    assert is_packed(bundle / "refiner" / "refiner")
+    assert sweeping(targets=[0.0, 5.0], points=False).views.images.shape == (2, 3, 64, 64)
 
     # All done: the same words change nothing but the bundle, which is copied again.
     assert script.main(words) == 0

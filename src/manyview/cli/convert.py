@@ -27,10 +27,11 @@ class Options:
     """Flags of `manyview convert`."""
 
     checkpoint: tyro.conf.Positional[tuple[Path, ...]]
-    """The published files (safetensors, or torch's, read as weights alone); several that belong together.
-    tunet: the folder of Stable Diffusion 1.x and that of a trained tunet."""
+    """The published files (safetensors, or torch's, read as weights alone; for refiner one .pkl, of which
+    nothing is run); several that belong together. tunet: the folder of Stable Diffusion 1.x and that of a
+    trained tunet."""
     method: str
-    """Whose weights they are: hi3d, sparsefusion or tunet."""
+    """Whose weights they are: hi3d, refiner, sparsefusion or tunet."""
     out: Path | None = None
     """Folder of the weights, for --weights; not needed with --dry-run."""
     dry_run: bool = False

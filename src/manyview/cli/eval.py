@@ -28,7 +28,7 @@ from manyview.progress import Progress
 from manyview.weights import open_bundle
 
 SUMMARY = "Score a method, or results another program made, on a data set under a paper's protocol."
-Protocol = Literal["orbit4", "fewview", "orbit16", "pair"]
+Protocol = Literal["orbit4", "fewview", "orbit16", "pair", "yaw"]
 _SHOWN = (
     "psnr",
     "ssim_skimage",
@@ -41,6 +41,12 @@ _SHOWN = (
     "volume_iou_64",
     "frechet_compact_encoder",
     "hf_power_025",
+    "identity",
+    "warp_l1",
+    "reached",
+    "yaw_deg",
+    "frechet",
+    "kernel",
 )
 # Flags that not all protocols look at, refused elsewhere.
 _ONLY_FOR: dict[str, tuple[Protocol, ...]] = {
@@ -49,7 +55,12 @@ _ONLY_FOR: dict[str, tuple[Protocol, ...]] = {
     "inputs": ("fewview", "orbit16", "pair"),
     "scored": ("fewview",),
     "rows": ("fewview",),
-    "only": ("fewview", "orbit16", "pair"),
+    "only": ("fewview", "orbit16", "pair", "yaw"),
+    "perceptual": ("orbit4", "fewview", "orbit16", "pair"),
+    "ablations": ("yaw",),
+    "yaw_net": ("yaw",),
+    "feature_net": ("yaw",),
+    "dragged": ("yaw",),
     "regressor": ("fewview",),
     "meshes": ("orbit16",),
     "upscaler": ("orbit16",),
@@ -71,11 +82,12 @@ class Options:
     target: tyro.conf.Positional[str]
     """A method's name, or a folder of results with one folder a scene."""
     data: Path
-    """Folder of the data set with the true views."""
+    """Folder of the data set with the true views; yaw: of held-out single views."""
     protocol: Protocol = "orbit4"
     """orbit4: four views 90 degrees apart, every subset of them given. fewview: 2, 3 and 6 posed views given,
     others asked for. orbit16: one view given, the 15 others of its orbit asked for. pair: one view given,
-    others asked for one by one, by their distance; of renders or of MVImgNet's ordered captures."""
+    others asked for one by one, by their distance; of renders or of MVImgNet's ordered captures. yaw: codes
+    of a generator turned, at equal measured yaw."""
     out: Path
     """File for the metrics (json)."""
     weights: str = "compact"
@@ -94,7 +106,7 @@ class Options:
     perceptual: bool = True
     """Also the perceptual metrics, which cost more than drawing does on a CPU."""
     limit: int | None = None
-    """Score only the first scenes, this many."""
+    """Score only the first scenes, this many; yaw: so many codes, 100 when not given."""
     inputs: tuple[int, ...] = ()
     """fewview: numbers of given views, 2 3 6 when not set. orbit16, and pair on orbits: how many views of an
     object are the input, one after the other, 1 when not set."""
@@ -106,7 +118,8 @@ class Options:
     """Only these rows; all when not given. fewview: sparsefusion eft vldm pixelnerf copy_nearest
     mean_of_inputs field_fit splats_fit. orbit16: hi3d coarse_bicubic coarse_swin2sr no_depth
     one2one copy_input mean_of_truth. pair: tunet mean_only fusion_a fusion_b oracle full_short
-    no_cross_attention concat one2one warp_by_depth copy_input."""
+    no_cross_attention concat one2one warp_by_depth copy_input. yaw: refiner ganspace no_warp no_latent
+    no_feature no_guard drag."""
     upscaler: str | None = None
     """orbit16: the network of the row coarse_swin2sr, a Swin2SR to twice the size: a folder or a hub id."""
     regressor: str = "compact"
@@ -130,6 +143,15 @@ class Options:
     features: tuple[Literal["compact_encoder", "stvgg16"], ...] = ("compact_encoder",)
     """pair: networks by whose features all made and all true views are compared (Frechet distance and
     KID)."""
+    ablations: tuple[str, ...] = ()
+    """yaw: refiners trained without one of the losses, such as no_warp=FOLDER no_latent=FOLDER."""
+    yaw_net: Path | None = None
+    """yaw: the network that measures; the one that comes with the weights when not given."""
+    feature_net: Path | None = None
+    """yaw: whose features are compared, a CLIP vision model with projection (a face network in that layout
+    too); the package's image encoder when not given."""
+    dragged: int = 12
+    """yaw: codes that the row drag is asked about."""
     compute: Annotated[ComputeFlags, tyro.conf.arg(name="")] = field(default_factory=ComputeFlags)
     output: Annotated[OutputFlags, tyro.conf.arg(name="")] = field(default_factory=OutputFlags)
 
@@ -154,10 +176,16 @@ def run(options: Options, progress: Progress) -> Answer:
         needed = parameter_bytes(bundle.components.values(), options.compute.dtype)
         check_memory(needed, options.compute.max_memory)
     silence_loading()
-    protocols = {"orbit4": _orbit4, "fewview": _fewview, "orbit16": _orbit16, "pair": _pair}
+    protocols = {
+        "orbit4": _orbit4,
+        "fewview": _fewview,
+        "orbit16": _orbit16,
+        "pair": _pair,
+        "yaw": _yaw,
+    }
     metrics = protocols[options.protocol](options, progress)
     lines = [_means(metrics["metrics"])]
-    if options.protocol in ("orbit16", "pair"):
+    if options.protocol in ("orbit16", "pair", "yaw"):
         parts = {metrics["method"]: metrics, **metrics["rows"]}.items()
         lines = [f"{name}: {_means(part['metrics'])}" for name, part in parts if "metrics" in part]
     if options.protocol == "fewview":
@@ -271,6 +299,31 @@ def _pair(options: Options, progress: Progress) -> dict[str, Any]:
         **_run_options(options, progress),
         options=asked,
         size=options.size,
+    )
+
+
+def _yaw(options: Options, progress: Progress) -> dict[str, Any]:
+    from manyview.bench.yaw_options import YawOptions, parse_ablations
+    from manyview.bench.yaw_run import evaluate_yaw
+
+    if options.target not in METHODS:
+        raise InputError("TARGET", options.target, "yaw scores refiner; results cannot be turned")
+    asked = YawOptions(
+        num_sources=100 if options.limit is None else options.limit,
+        only=options.only or None,
+        ablations=parse_ablations(options.ablations),
+        num_dragged=options.dragged,
+        num_steps=options.steps,
+        seed=options.output.seed,
+    )
+    shared = _run_options(options, progress)
+    # The limit is the number of codes, and what is perceptual here is the feature network's.
+    del shared["limit"], shared["perceptual"]
+    return evaluate_yaw(
+        **shared,
+        options=asked,
+        yaw_net=options.yaw_net,
+        feature_net=options.feature_net,
     )
 
 

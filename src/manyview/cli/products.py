@@ -25,14 +25,14 @@ class ProductFlags:
     """Flags of `manyview synth` for methods that lift their views to 3D."""
 
     to: tuple[Product, ...] = ()
-    """sparsefusion, hi3d: further files. field (sparsefusion): field.safetensors. splats: splats.ply. mesh:
-    mesh.glb, textured. video: turntable.mp4. views: none of these. When not given: splats mesh for hi3d, none
-    for sparsefusion."""
+    """sparsefusion, hi3d, refiner (mesh or views): further files. field (sparsefusion): field.safetensors.
+    splats: splats.ply. mesh: mesh.glb, textured. video: turntable.mp4. views: none of these. When not given:
+    splats mesh for hi3d, none for sparsefusion."""
     masks: Literal["auto", "plain", "rembg", "white"] = "auto"
-    """sparsefusion, hi3d, tunet: auto takes transparency and mask files, else cuts out of a plain background;
-    plain does the latter always; rembg lets that package cut; white takes what is not white."""
+    """sparsefusion, hi3d, tunet, refiner: auto takes transparency and mask files, else cuts out of a plain
+    background; plain does the latter always; rembg lets that package cut; white takes what is not white."""
     resume: bool = False
-    """sparsefusion --mode field, hi3d: go on with a stopped run of the same command."""
+    """sparsefusion --mode field, hi3d, refiner (a photo): go on with a stopped run of the same command."""
 
 
 def given_flags(flags: Any) -> list[str]:

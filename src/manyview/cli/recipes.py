@@ -7,9 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from manyview.cli import tunet_recipe
 from manyview.cli.flags import check_range, check_readable
-from manyview.cli.tunet_recipe import TunetRecipe, check_tunet, tunet_task
+from manyview.cli.products import given_flags
+from manyview.cli.refiner_recipes import RefinerTrainFlags, check_refiner, refiner_task
+from manyview.cli.train_defaults import DEFAULTS, SMALL_STAGES, STAGES, Preset, Stage, default_config
+from manyview.cli.tunet_recipe import UNASKED, TunetRecipe, check_tunet, tunet_task
 from manyview.errors import InputError
 from manyview.progress import Progress, silent
 from manyview.training.config import TrainConfig
@@ -23,35 +25,10 @@ if TYPE_CHECKING:
     from manyview.methods.sparsefusion.examples import PosedObjects
     from manyview.training.task import Task
 
-Preset = Literal["compact", "paper"]
-_Hi3dStage = Literal["orbit", "refine", "depth", "elevation", "upscaler"]
-Stage = Literal["joint", "eft", "vldm", "regressor", _Hi3dStage, tunet_recipe.Stage]
-
-# The compact sizes on two CPU cores or one GPU.
-DEFAULTS = {
-    "vae": TrainConfig(steps=20_000, batch_size=16, lr=2e-3),
-    "image_encoder": TrainConfig(steps=6_000, batch_size=64, lr=1e-3),
-    "dimvis": TrainConfig(steps=20_000, batch_size=16, lr=1e-3, optimizer="muon"),
-    "one2one": TrainConfig(steps=20_000, batch_size=16, lr=1e-3, optimizer="muon"),
-    "sparsefusion": TrainConfig(steps=20_000, batch_size=4, lr=5e-4),
-    "hi3d": TrainConfig(steps=20_000, batch_size=4, lr=1e-3, optimizer="muon"),
-    "tunet": tunet_recipe.COMPACT["tunet"],
-}
 TARGETS = tuple(DEFAULTS)
 _DENOISERS = ("dimvis", "one2one")
 _LATENT = (*_DENOISERS, "sparsefusion", "hi3d", "tunet")
-# Target -> its stages, the first of which is meant when none is named.
-STAGES = {
-    "sparsefusion": ("joint", "eft", "vldm", "regressor"),
-    "hi3d": ("orbit", "refine", "depth", "elevation", "upscaler"),
-    "tunet": tunet_recipe.STAGES,
-}
-# Stages that train a small network of their own, in one size.
-_SMALL_STAGES = {
-    "depth": TrainConfig(steps=6_000, batch_size=32, lr=2e-3),
-    "elevation": TrainConfig(steps=6_000, batch_size=64, lr=1e-3),
-    "upscaler": TrainConfig(steps=6_000, batch_size=16, lr=1e-3),
-}
+_SIZED = (*_LATENT, "refiner")
 # Fields of a recipe that of hi3d's stages only some look at.
 _ONLY_FOR_STAGES = {
     "preset": ("orbit", "refine"),
@@ -72,10 +49,11 @@ _ONLY_FOR_STAGES = {
 }
 # Fields of a recipe that only some targets look at. Elsewhere they are refused, not passed over.
 _ONLY_FOR = {
-    "preset": _LATENT,
-    "shares": ("vae", "image_encoder", "sparsefusion", "hi3d", "tunet"),
-    "validation": ("vae", "image_encoder", "dimvis", "sparsefusion", "hi3d", "tunet"),
-    "initial": ("vae", *_LATENT),
+    "preset": _SIZED,
+    "shares": ("vae", "image_encoder", "sparsefusion", "hi3d", "tunet", "refiner"),
+    "validation": ("vae", "image_encoder", "dimvis", "sparsefusion", "hi3d", "tunet", "refiner"),
+    "initial": ("vae", *_SIZED),
+    "refiner": ("refiner",),
     "vae": _LATENT,
     "image_encoder": (*_DENOISERS, "hi3d"),
     "freeze_encoder": ("vae",),
@@ -153,10 +131,12 @@ class Recipe:
     log_sigma: tuple[float, float] | None = None
     joint_drop: float = 0.0
     drop: float = 0.1
-    tunet: TunetRecipe = tunet_recipe.UNASKED
+    tunet: TunetRecipe = UNASKED
     seed: int = 0
     size: int | None = None
     """Pixels a side to which views of scenes are packed; that of the preset when None."""
+    refiner: RefinerTrainFlags = RefinerTrainFlags()  # noqa: RUF009
+    """What only its stages look at."""
     cache: Path | None = None
     """Where packed scenes, latents and embeddings are kept; hidden folders in each data set when None."""
 
@@ -167,6 +147,8 @@ class Recipe:
         if self.target in ("hi3d", "tunet"):
             side = 512 if self.preset == "paper" else 128
             side *= 2 if self.chosen_stage in ("refine", "upscaler") else 1
+        if self.target == "refiner":
+            side = 512 if self.preset == "paper" else 64
         return self.size or side
 
     @property
@@ -176,49 +158,11 @@ class Recipe:
         return self.stage or first
 
 
-def default_config(target: str, preset: Preset, stage: Stage | None = None) -> TrainConfig:
-    """The published numbers of dimvis, sparsefusion or a stage of hi3d or tunet for `paper`, else ours."""
-    if target == "tunet":
-        if preset == "paper" and stage != "base":
-            return tunet_recipe.PAPER
-        return tunet_recipe.COMPACT["base" if stage == "base" else "tunet"]
-    if target == "hi3d" and stage in _SMALL_STAGES:
-        return _SMALL_STAGES[stage]
-    if target == "hi3d" and preset == "paper":
-        from manyview.methods.hi3d.spec import PAPER_TRAINING as by_stage
-
-        numbers = by_stage["refine" if stage == "refine" else "orbit"]
-        return TrainConfig(
-            steps=int(numbers["steps"]), batch_size=int(numbers["batch_size"]), lr=float(numbers["lr"])
-        )
-    if target == "sparsefusion" and preset == "paper":
-        from manyview.methods.sparsefusion.spec import PAPER_TRAINING as released
-
-        return TrainConfig(
-            steps=200_000,  # the script goes by epochs; its learning rate halves every 50 000 steps
-            batch_size=1,
-            lr=float(released["lr"]),
-            weight_decay=0.0,
-        )
-    if target == "dimvis" and preset == "paper":
-        from manyview.methods.dimvis.spec import PAPER_TRAINING as paper
-
-        return TrainConfig(
-            steps=int(paper["steps"]),
-            # 112 items a pass, averaged over 12 passes.
-            batch_size=int(paper["batch_size"]),
-            accumulate=int(paper["accumulate"]),
-            lr=float(paper["lr"]),
-            warmup_steps=int(paper["warmup_steps"]),
-        )
-    return DEFAULTS[target]
-
-
 def check_recipe(recipe: Recipe) -> None:
     """Raise `InputError` for what can be known to be wrong before anything loads."""
     if recipe.target not in TARGETS:
         raise InputError("TARGET", recipe.target, f"expected one of {', '.join(TARGETS)}")
-    if not recipe.data:
+    if not recipe.data and recipe.target != "refiner":
         raise InputError("--data", "not given", "expected one or more data sets")
     named = {
         "--validation": recipe.validation,
@@ -233,6 +177,8 @@ def check_recipe(recipe: Recipe) -> None:
         value = getattr(recipe, field.name)
         if recipe.target not in targets and value != field.default:
             flag = "--" + field.name.replace("_", "-")
+            if field.name == "refiner":  # a group, of which the first one given is named
+                flag, value = given_flags(value)[0], "given"
             raise InputError(flag, value, f"is not for {recipe.target}, only for {' and '.join(targets)}")
     check_range("--size", recipe.size, 8, 8192)
     check_range("--negatives", recipe.negatives, 0, 1)
@@ -244,6 +190,8 @@ def check_recipe(recipe: Recipe) -> None:
     if recipe.target in STAGES and recipe.chosen_stage not in STAGES[recipe.target]:
         accepted = f"expected one of {', '.join(STAGES[recipe.target])} for {recipe.target}"
         raise InputError("--stage", recipe.stage, accepted)
+    if recipe.target == "refiner":
+        check_refiner(recipe)
     check_range("--window", recipe.window, 0, 1024)
     check_range("--crop-cells", recipe.crop_cells, 0, 1024)
     check_range("--own-share", recipe.own_share, 0, 1)
@@ -297,8 +245,11 @@ def _check_stage(recipe: Recipe) -> None:
         raise InputError("--own", len(recipe.own), "expected one for each data set, and --depth-net with it")
 
 
-def make_task(recipe: Recipe, device: torch.device, progress: Progress = silent) -> Task:
-    """The task of a checked recipe. For latent methods the views are encoded first, or found encoded."""
+def make_task(
+    recipe: Recipe, device: torch.device, progress: Progress = silent, config: TrainConfig | None = None
+) -> Task:
+    """The task of a checked recipe; `config` of its run, by default the target's. For latent methods the
+    views are encoded first, or found encoded."""
     if recipe.target == "tunet":
         opening = partial(_open, recipe, progress=progress)
         return tunet_task(recipe, opening, partial(_latent_cache, recipe), _codec(recipe), device, progress)
@@ -310,6 +261,10 @@ def make_task(recipe: Recipe, device: torch.device, progress: Progress = silent)
         return _sparsefusion_task(recipe, sources, validation, device, progress)
     if recipe.target == "hi3d":
         return _hi3d_task(recipe, sources, validation, device, progress)
+    if recipe.target == "refiner":
+        held_out = None if validation is None else _packed_folder(validation)
+        config = config or default_config(recipe.target, recipe.preset, recipe.stage)
+        return refiner_task(recipe, [_packed_folder(source) for source in sources], held_out, config)
     if recipe.target not in _DENOISERS:
         folders = [_packed_folder(source) for source in sources]
         held_out_folder = None if validation is None else _packed_folder(validation)
@@ -429,7 +384,7 @@ def _hi3d_task(
     from manyview.methods.hi3d.orbits import Orbits, StoredCoarse, orbit_elevations
     from manyview.methods.hi3d.train import Hi3dOptions, Hi3dTask
 
-    if recipe.chosen_stage in _SMALL_STAGES:
+    if recipe.chosen_stage in SMALL_STAGES:
         return _small_hi3d_task(recipe, sources, validation)
     stage = "refine" if recipe.chosen_stage == "refine" else "orbit"
     groups = [(sources, "--data"), *([] if validation is None else [([validation], "--validation")])]

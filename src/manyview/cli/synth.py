@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -36,6 +37,8 @@ from manyview.cli.products import ProductFlags, given_flags
 from manyview.cli.progress import silence_loading
 from manyview.cli.rig import choose_given, parse_slots, parse_targets, read_given
 from manyview.cli.shell import Answer
+from manyview.cli.sweep_flags import SWEEP_FLAGS_SHARED, SweepFlags
+from manyview.cli.turn import run_turn
 from manyview.errors import InputError
 from manyview.methods import METHODS
 from manyview.methods.sparsefusion.distill_options import DistillOptions
@@ -54,14 +57,16 @@ class Options:
 
     input: tyro.conf.Positional[Path | None] = None
     """An image, a folder of images, or a scene; for sparsefusion any posed capture (transforms.json, COLMAP,
-    a CO3D sequence). Transparency counts as background. None with --prompt."""
+    a CO3D sequence); for refiner gan:compact or gan:WEIGHTS too. Transparency counts as background. None with
+    --prompt."""
     out: Path
     """Folder of the result."""
     method: str = "dimvis"
     """dimvis: the missing views of a rig, all at once. one2one: views at --targets, one by one. sparsefusion:
     views at any cameras, and a field, from 1 to 8 posed views. hi3d: from one photo an orbit at twice the
     resolution, splats and a textured mesh. tunet: views at --targets of one photo or view of a scene, which
-    share one inversion of it."""
+    share one inversion of it. refiner: a generator's code, or a photo, turned to yaws, with cameras and
+    points."""
     weights: str = "compact"
     """compact (in the package), a folder, or a hub id."""
     slots: str | None = None
@@ -72,9 +77,10 @@ class Options:
     """Which train_test_split file of the scene says what is given, if it has several."""
     targets: str | None = None
     """Cameras to draw, for methods that need them: orbit:16, yaw:-40:40:9, or a transforms.json. sparsefusion
-    and tunet without it: the scene's other cameras, else orbit:16."""
+    and tunet without it: the scene's other cameras, else orbit:16; refiner: yaw:-40:40:9."""
     steps: int | None = None
-    """Denoising steps; when not given, the choice that goes with the weights, else 50."""
+    """Denoising steps (refiner: of refining); when not given, the choice that goes with the weights, else
+    50."""
     guidance: float | None = None
     """Guidance strength (hi3d: the highest of a frame); when not given, the choice that goes with the
     weights."""
@@ -87,6 +93,7 @@ class Options:
     capture: Annotated[CaptureFlags, tyro.conf.arg(name="")] = field(default_factory=CaptureFlags)
     orbit: Annotated[OrbitFlags, tyro.conf.arg(name="")] = field(default_factory=OrbitFlags)
     pair: Annotated[PairFlags, tyro.conf.arg(name="")] = field(default_factory=PairFlags)
+    sweep: Annotated[SweepFlags, tyro.conf.arg(name="")] = field(default_factory=SweepFlags)
     distill: DistillOptions = field(default_factory=DistillOptions)
     """sparsefusion --mode field: how the field is distilled."""
     compute: Annotated[ComputeFlags, tyro.conf.arg(name="")] = field(default_factory=ComputeFlags)
@@ -96,6 +103,11 @@ class Options:
 def run(options: Options, progress: Progress) -> Answer:
     """Check everything that can be checked, load the weights, draw, and write the result."""
     slots = parse_slots(options.slots)
+    if options.method == "refiner":
+        check_output(options.out, allowed=options.output.force)
+        check_range("--steps", options.steps, 1, 1000)
+        _check_kind(options)
+        return run_turn(options, progress)
     if options.input is not None:
         check_readable("INPUT", options.input)
     elif options.orbit.prompt is None:
@@ -170,16 +182,25 @@ def run(options: Options, progress: Progress) -> Answer:
 
 def _check_kind(options: Options) -> None:
     """Raise `InputError` for flags that are another method's."""
-    groups: list[tuple[list[str], set[str], set[str]]] = [
-        (given_flags(options.products), {"sparsefusion", "hi3d"}, PRODUCT_FLAGS_SHARED),
-        (given_flags(options.capture), {"sparsefusion"}, set()),
-        (["--distill"] if options.distill != DistillOptions() else [], {"sparsefusion"}, set()),
-        (given_flags(options.orbit), {"hi3d"}, ORBIT_FLAGS_SHARED),
-        (given_flags(options.pair), {"tunet"}, set()),
+    groups: list[tuple[list[str], set[str], dict[str, Collection[str]]]] = [
+        (
+            given_flags(options.products),
+            {"sparsefusion", "hi3d", "refiner"},
+            {"tunet": PRODUCT_FLAGS_SHARED},
+        ),
+        (given_flags(options.capture), {"sparsefusion"}, {}),
+        (["--distill"] if options.distill != DistillOptions() else [], {"sparsefusion"}, {}),
+        (
+            given_flags(options.orbit),
+            {"hi3d"},
+            {"tunet": ORBIT_FLAGS_SHARED, "refiner": SWEEP_FLAGS_SHARED},
+        ),
+        (given_flags(options.pair), {"tunet"}, {}),
+        (given_flags(options.sweep), {"refiner"}, {}),
     ]
     for flags, owners, shared in groups:
         for flag in flags:
-            able = owners | ({"tunet"} if flag in shared else set())
+            able = owners | {method for method, some in shared.items() if flag in some}
             if options.method not in able:
                 accepted = f"{options.method} has no such choice; {' and '.join(sorted(able))}"
                 raise InputError(flag, "given", accepted + (" do" if len(able) > 1 else " does"))

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from manyview.cli.flags import check_memory, check_output, torch_device
 from manyview.cli.progress import silence_loading
-from manyview.cli.recipes import Recipe, Stage, check_recipe, default_config, make_task
+from manyview.cli.recipes import Recipe, check_recipe, make_task
+from manyview.cli.refiner_recipes import RefinerTrainFlags
 from manyview.cli.rig import parse_grid
 from manyview.cli.shell import Answer
+from manyview.cli.train_defaults import Stage, default_config
 from manyview.cli.tunet_recipe import Ablation, Split, TunetRecipe
 from manyview.progress import Progress
 from manyview.training.config import TrainConfig
@@ -29,7 +31,7 @@ class Options:
     """Flags of `manyview train`."""
 
     target: tyro.conf.Positional[str]
-    """vae, image_encoder (shared by methods), dimvis, one2one, sparsefusion, hi3d or tunet."""
+    """vae, image_encoder (shared by methods), dimvis, one2one, sparsefusion, hi3d, tunet or refiner."""
     data: tuple[Path, ...] = ()
     """Data sets: folders of scenes as `manyview render` writes them, or packed ones; tunet: also MVImgNet's
     tree, of which frames are paired in their order."""
@@ -88,7 +90,9 @@ class Options:
     EFT in --initial, or the regressor that is the baseline. hi3d: the network of the orbit (without the
     flag), the one that refines it, the small ones that tell depth and elevation, or the one that enlarges
     pictures one by one, for comparison (--data and --validation of twice the orbit's size). tunet: the
-    network from view to view (without the flag), or the base it needs."""
+    network from view to view (without the flag), or the base it needs. refiner: the refiner itself (without
+    the flag), the generator of single views, depth and pose taught by its sweeps, or the network that
+    measures yaw."""
     context_views: tuple[int, int] = (1, 6)
     """sparsefusion: fewest and most views that another one is told from."""
     rays_at_once: int = 64
@@ -137,6 +141,7 @@ class Options:
     split: Split = "all"
     """tunet: of MVImgNet's tree train on all scenes, or leave those out that one of the paper's two rules
     scores."""
+    refiner: Annotated[RefinerTrainFlags, tyro.conf.arg(name="")] = field(default_factory=RefinerTrainFlags)
     steps: int | None = None
     """Optimiser steps of the whole run; the preset's number when not given, like all below."""
     batch_size: int | None = None
@@ -245,7 +250,8 @@ def run(options: Options, progress: Progress) -> Answer:
         log_sigma=options.log_sigma,
         joint_drop=options.joint_drop,
         drop=options.drop,
-        tunet=TunetRecipe(**{field.name: getattr(options, field.name) for field in fields(TunetRecipe)}),
+        tunet=TunetRecipe(**{one.name: getattr(options, one.name) for one in fields(TunetRecipe)}),
+        refiner=options.refiner,
         seed=options.seed,
     )
     check_recipe(recipe)
@@ -255,7 +261,7 @@ def run(options: Options, progress: Progress) -> Answer:
     from manyview.training.loop import fit
 
     silence_loading()
-    task = make_task(recipe, torch_device(options.device), progress)
+    task = make_task(recipe, torch_device(options.device), progress, config)
     if options.max_memory is not None:
         import torch
 

@@ -130,3 +130,18 @@ def invert_rigid(transforms: Tensor) -> Tensor:
 def relative_transform(world_from_a: Tensor, world_from_b: Tensor) -> Tensor:
     """[..., 4, 4] `a_from_b` of two rigid transforms to one world."""
     return invert_rigid(world_from_a) @ world_from_b
+
+
+def rigid_from_vector(vectors: Tensor, invert: bool = False) -> Tensor:
+    """[..., 4, 4] x -> R x + t of vectors [..., 6] = axis-angle of R in radians, then t; its inverse with
+    `invert`. Smooth at zero."""
+    rotation = matrix_from_axis_angle(vectors[..., :3])
+    top = torch.cat((rotation, vectors[..., 3:, None]), dim=-1)
+    bottom = torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=top.dtype, device=top.device)
+    rigid = torch.cat((top, bottom.expand(*top.shape[:-2], 1, 4)), dim=-2)
+    return invert_rigid(rigid) if invert else rigid
+
+
+def vector_from_rigid(transforms: Tensor) -> Tensor:
+    """[..., 6] axis-angle (angle in [0, pi]) and translation of rigid transforms [..., 4, 4]."""
+    return torch.cat((axis_angle_from_matrix(transforms[..., :3, :3]), transforms[..., :3, 3]), dim=-1)

@@ -18,6 +18,7 @@ METHODS: dict[str, tuple[str, str]] = {
     "dimvis": ("manyview.methods.dimvis.pipeline", "DimvisPipeline"),
     "hi3d": ("manyview.methods.hi3d.pipeline", "Hi3dPipeline"),
     "one2one": ("manyview.methods.one2one.pipeline", "One2OnePipeline"),
+    "refiner": ("manyview.methods.refiner.pipeline", "RefinerPipeline"),
     "sparsefusion": ("manyview.methods.sparsefusion.pipeline", "SparseFusionPipeline"),
     "tunet": ("manyview.methods.tunet.pipeline", "TunetPipeline"),
 }
@@ -25,6 +26,7 @@ METHODS: dict[str, tuple[str, str]] = {
 # Name -> module and class of what reads its published checkpoints (see weights/conversion.py).
 CONVERTERS: dict[str, tuple[str, str]] = {
     "hi3d": ("manyview.methods.hi3d.convert", "Hi3dConverter"),
+    "refiner": ("manyview.methods.refiner.convert", "RefinerConverter"),
     "sparsefusion": ("manyview.methods.sparsefusion.convert", "SparseFusionConverter"),
     "tunet": ("manyview.methods.tunet.convert", "TunetConverter"),
 }

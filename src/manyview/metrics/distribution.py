@@ -1,14 +1,14 @@
 """How alike two sets of pictures are as a whole: distances between the distributions of their features.
 
-Both compare features [N, D] of any network; a figure means something only with the name of that network, and
-only beside figures from as many pictures. Published FIDs use an Inception network, which is not used here.
+Both compare features [N, D] and [M, D] of any network; a figure means something only with the name of that
+network, and only beside figures from as many pictures: the Frechet distance grows as sets shrink, the kernel
+distance scatters more. Published FIDs use an Inception network, which is not used here.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy import linalg
 from torch import Tensor
 
 from manyview.errors import InputError
@@ -23,13 +23,11 @@ def frechet_distance(features: Tensor, targets: Tensor) -> float:
     bias the figure upwards. Raises `InputError` for fewer than two features in a set, unequal D, and numbers
     that are not finite.
     """
-    a, b = (_checked(name, one) for name, one in (("features", features), ("targets", targets)))
-    if a.shape[1] != b.shape[1]:
-        raise InputError("features, targets", (a.shape, b.shape), "expected features of one length")
+    a, b = _checked(features, targets)
     apart = a.mean(axis=0) - b.mean(axis=0)
     first, second = (np.atleast_2d(np.cov(one, rowvar=False)) for one in (a, b))
     root = _root(first)
-    values = np.clip(linalg.eigvalsh(root @ second @ root), 0, None)
+    values = np.clip(np.linalg.eigvalsh(root @ second @ root), 0, None)
     distance = apart @ apart + np.trace(first) + np.trace(second) - 2 * np.sqrt(values).sum()
     return float(max(distance, 0.0))
 
@@ -41,29 +39,35 @@ def kernel_distance(features: Tensor, targets: Tensor) -> float:
     expectation does not depend on the number of pictures; equal distributions give 0 on average, single
     figures may be below. Raises as `frechet_distance`.
     """
-    a, b = (_checked(name, one) for name, one in (("features", features), ("targets", targets)))
-    if a.shape[1] != b.shape[1]:
-        raise InputError("features, targets", (a.shape, b.shape), "expected features of one length")
+    a, b = _checked(features, targets)
+    within = _mean_off_diagonal(_kernel(a, a)) + _mean_off_diagonal(_kernel(b, b))
+    return float(within - 2 * _kernel(a, b).mean())
 
-    def kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        return (x @ y.T / x.shape[1] + 1) ** 3
 
-    within = 0.0
-    for one in (a, b):
-        values, count = kernel(one, one), len(one)
-        within += (values.sum() - np.trace(values)) / (count * (count - 1))
-    return float(within - 2 * kernel(a, b).mean())
+def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return (x @ y.T / x.shape[1] + 1) ** 3
+
+
+def _mean_off_diagonal(values: np.ndarray) -> float:
+    count = len(values)
+    return float((values.sum() - np.trace(values)) / (count * (count - 1)))
 
 
 def _root(matrix: np.ndarray) -> np.ndarray:
     """The symmetric root of a positive semi-definite matrix."""
-    values, vectors = linalg.eigh(matrix)
+    values, vectors = np.linalg.eigh(matrix)
     return (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
 
 
-def _checked(name: str, features: Tensor) -> np.ndarray:
-    if features.ndim != 2 or len(features) < 2:
-        raise InputError(name, tuple(features.shape), "expected [N, D] with N at least 2")
-    if not bool(torch.isfinite(features).all()):
-        raise InputError(name, "holds NaN or infinity", "expected finite numbers")
-    return features.detach().cpu().double().numpy()
+def _checked(features: Tensor, targets: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Both sets in double precision."""
+    for name, one in (("features", features), ("targets", targets)):
+        if one.ndim != 2 or len(one) < 2:
+            raise InputError(name, tuple(one.shape), "expected [N, D] with N at least 2")
+        if not bool(torch.isfinite(one).all()):
+            raise InputError(name, "holds NaN or infinity", "expected finite numbers")
+    if features.shape[1] != targets.shape[1]:
+        shapes = tuple(features.shape), tuple(targets.shape)
+        raise InputError("features, targets", shapes, "expected features of one length")
+    a, b = (one.detach().cpu().double().numpy() for one in (features, targets))
+    return a, b

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Literal, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
@@ -60,3 +60,15 @@ def embed(encoder: CLIPVisionModelWithProjection, images: Tensor) -> Tensor:
     """[B, D] projected image embeddings of images [B, 3, H, W] in [0, 1]."""
     pixels = preprocess(images, cast(int, encoder.config.image_size))
     return encoder(pixel_values=pixels.to(encoder.dtype)).image_embeds
+
+
+class EncoderFeatures(nn.Module):
+    """An image encoder as a network of features."""
+
+    def __init__(self, encoder: CLIPVisionModelWithProjection) -> None:
+        super().__init__()
+        self.encoder = encoder.eval().requires_grad_(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[B, D] float32 of images [B, 3, H, W] in [0, 1]."""
+        return embed(self.encoder, images).float()

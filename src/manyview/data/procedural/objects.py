@@ -59,13 +59,30 @@ def make_object(seed: int, family: str | None = None) -> TexturedMesh:
     surfaces = [surface.moved(linear) for surface, _ in parts]
     slots = [slot % NUM_MATERIALS for _, slot in parts]
 
+    surfaces = fit_unit_box(surfaces)
+    colours = palette(rng)
+    textures = [random_texture(rng, np.roll(colours, -slot, axis=0)) for slot in range(NUM_MATERIALS)]
+    gain = _soft_shading(rng, surfaces)
+    return assemble(surfaces, slots, textures, gain, FAMILIES[index][0].__name__)
+
+
+def fit_unit_box(surfaces: list[Surface]) -> list[Surface]:
+    """The surfaces moved so that the box around them all is centred and its longest side is 1."""
     everything = np.concatenate([surface.vertices for surface in surfaces])
     low, high = everything.min(axis=0), everything.max(axis=0)
     scale = 1 / (high - low).max()
-    surfaces = [surface.moved(np.eye(3) * scale, -(low + high) / 2 * scale) for surface in surfaces]
+    return [surface.moved(np.eye(3) * scale, -(low + high) / 2 * scale) for surface in surfaces]
 
-    colours = palette(rng)
-    textures = [random_texture(rng, np.roll(colours, -slot, axis=0)) for slot in range(NUM_MATERIALS)]
+
+def assemble(
+    surfaces: list[Surface],
+    slots: list[int],
+    textures: list[NDArray[np.float32]],
+    gain: NDArray[np.float32],
+    family: str,
+) -> TexturedMesh:
+    """One object of surfaces, each with the number of its texture [T, T, 3]; `gain` [N] is the factor on the
+    colour at every vertex of them all."""
     offsets = np.cumsum([0] + [len(s.vertices) for s in surfaces])
     faces = np.concatenate([s.faces + o for s, o in zip(surfaces, offsets[:-1], strict=True)])
     vertices = np.concatenate([s.vertices for s in surfaces])
@@ -73,10 +90,10 @@ def make_object(seed: int, family: str | None = None) -> TexturedMesh:
         vertices=torch.from_numpy(vertices.astype(np.float32)),
         faces=torch.from_numpy(faces),
         corner_uv=torch.from_numpy(np.concatenate([s.corner_uv for s in surfaces]).astype(np.float32)),
-        corner_gain=torch.from_numpy(_soft_shading(rng, surfaces, vertices)[faces][..., None]),
+        corner_gain=torch.from_numpy(gain[faces][..., None]),
         material=torch.from_numpy(np.repeat(slots, [len(s.faces) for s in surfaces]).astype(np.int64)),
         textures=torch.from_numpy(np.stack(textures)).permute(0, 3, 1, 2).contiguous(),
-        family=FAMILIES[index][0].__name__,
+        family=family,
     )
 
 
@@ -120,9 +137,8 @@ def _random_orientation(rng: np.random.Generator) -> Array:
     return linear
 
 
-def _soft_shading(rng: np.random.Generator, surfaces: list[Surface], vertices: Array) -> NDArray[np.float32]:
-    """[N] baked light: darker below and away from a random direction, darker near the centre (as
-    occlusion among parts is), so that a surface's colour does not depend on the camera."""
+def vertex_normals(surfaces: list[Surface]) -> Array:
+    """[N, 3] unit outward normals at the vertices of all surfaces, averaged by area over the faces there."""
     normals = []
     for surface in surfaces:
         corners = surface.vertices[surface.faces]
@@ -131,7 +147,14 @@ def _soft_shading(rng: np.random.Generator, surfaces: list[Surface], vertices: A
         for corner in range(3):
             np.add.at(total, surface.faces[:, corner], face_normal)
         normals.append(total / (np.linalg.norm(total, axis=1, keepdims=True) + 1e-12))
-    normal = np.concatenate(normals)
+    return np.concatenate(normals)
+
+
+def _soft_shading(rng: np.random.Generator, surfaces: list[Surface]) -> NDArray[np.float32]:
+    """[N] baked light: darker below and away from a random direction, darker near the centre (as
+    occlusion among parts is), so that a surface's colour does not depend on the camera."""
+    normal = vertex_normals(surfaces)
+    vertices = np.concatenate([surface.vertices for surface in surfaces])
     light = rng.normal(size=3) + [0, 0, 1.2]
     light /= np.linalg.norm(light)
     strength = rng.uniform(0.0, 0.35)

@@ -188,14 +188,14 @@ def figure(rng: np.random.Generator) -> list[Part]:
     if upright:
         trunk_size = np.array([height * 0.8, width * 1.1, length * 0.8])
     centre = np.array([0, 0, leg + trunk_size[2] / 2])
-    parts: list[Part] = [(_blob(rng, trunk_size).moved(offset=centre), 0)]
+    parts: list[Part] = [(blob(rng, trunk_size).moved(offset=centre), 0)]
     head_size = rng.uniform(0.16, 0.45) * np.array([rng.uniform(0.8, 1.6), rng.uniform(0.7, 1.1), 1.0])
     head = centre + (
         np.array([rng.uniform(-0.05, 0.12), 0, trunk_size[2] * rng.uniform(0.55, 0.8)])
         if upright
         else np.array([length * rng.uniform(0.45, 0.65), 0, height * rng.uniform(0.1, 0.9)])
     )
-    parts.append((_blob(rng, head_size).moved(offset=head), int(rng.integers(0, 2))))
+    parts.append((blob(rng, head_size).moved(offset=head), int(rng.integers(0, 2))))
     neck = np.linspace(centre + [0.3 * trunk_size[0] * (not upright), 0, 0], head, 5)
     parts.append((sweep(neck, np.linspace(0.4, 0.28, 5) * head_size[1] * 1.2, superellipse(12, 2)), 0))
     thick = rng.uniform(0.03, 0.12)
@@ -203,23 +203,23 @@ def figure(rng: np.random.Generator) -> list[Part]:
     for end in ends:
         hip = centre + [0 if upright else end * length * 0.34, width * 0.3, -trunk_size[2] * 0.25]
         foot = np.array([hip[0] + rng.uniform(-0.1, 0.1), hip[1] * rng.uniform(0.9, 1.3), 0])
-        parts += _mirrored(_limb(rng, hip, foot, thick), int(rng.integers(0, 3) == 0))
+        parts += mirrored(limb(rng, hip, foot, thick), int(rng.integers(0, 3) == 0))
     if upright or rng.random() < 0.15:
         shoulder = centre + [0, width * 0.5, trunk_size[2] * 0.3]
         hand = shoulder + [rng.uniform(-0.1, 0.35), rng.uniform(0.05, 0.4), rng.uniform(-0.45, 0.3)]
-        parts += _mirrored(_limb(rng, shoulder, hand, thick * 0.8), int(rng.integers(0, 2)))
+        parts += mirrored(limb(rng, shoulder, hand, thick * 0.8), int(rng.integers(0, 2)))
     if rng.random() < 0.6:
         ear = head + [0, head_size[1] * 0.35, head_size[2] * 0.4]
         tip = ear + [rng.uniform(-0.1, 0.1), rng.uniform(0, 0.12), rng.uniform(0.03, 0.3)]
-        parts += _mirrored(_limb(rng, ear, tip, thick * 0.6), int(rng.integers(0, 3)))
+        parts += mirrored(limb(rng, ear, tip, thick * 0.6), int(rng.integers(0, 3)))
     if rng.random() < 0.6:
         root = centre - [trunk_size[0] * 0.45, 0, 0]
         tip = root - [rng.uniform(0.05, 0.5), 0, rng.uniform(-0.3, 0.3)]
-        parts.append((_limb(rng, root, tip, thick * 0.7), 0))
+        parts.append((limb(rng, root, tip, thick * 0.7), 0))
     if rng.random() < 0.3:
         wing = centre + [0, width * 0.3, trunk_size[2] * 0.3]
-        flat = _blob(rng, np.array([rng.uniform(0.15, 0.4), rng.uniform(0.3, 0.7), 0.05]))
-        parts += _mirrored(flat.moved(offset=wing + [0, 0.25, 0.05]), 1)
+        flat = blob(rng, np.array([rng.uniform(0.15, 0.4), rng.uniform(0.3, 0.7), 0.05]))
+        parts += mirrored(flat.moved(offset=wing + [0, 0.25, 0.05]), 1)
     if rng.random() < 0.15:
         parts.append((_box(rng, np.array([length, width * 1.6, 0.05])), 2))
     return parts
@@ -231,14 +231,14 @@ def vehicle(rng: np.random.Generator) -> list[Part]:
     parts: list[Part] = [(_box(rng, np.array([length, width, height])).moved(offset=(0, 0, height / 2)), 0)]
     cabin = np.array([rng.uniform(0.2, 0.7), width * rng.uniform(0.6, 0.95), rng.uniform(0.1, 0.4)])
     shift = (rng.uniform(-0.25, 0.25), 0, height + cabin[2] / 2 - 0.02)
-    body = _box(rng, cabin) if rng.random() < 0.6 else _blob(rng, cabin * 1.2)
+    body = _box(rng, cabin) if rng.random() < 0.6 else blob(rng, cabin * 1.2)
     parts.append((body.moved(offset=shift), int(rng.integers(0, 2))))
     if rng.random() < 0.75:
         radius, thickness = rng.uniform(0.08, 0.2), rng.uniform(0.03, 0.1)
         wheel = lathe(rounded_profile(1.0, 0.2) * [radius, thickness], superellipse(24, 2))
         wheel = wheel.moved(np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]]))
         for x in np.linspace(-0.36, 0.36, int(rng.integers(2, 4))):
-            parts += _mirrored(wheel.moved(offset=(x, width / 2, radius * 0.2)), 2)
+            parts += mirrored(wheel.moved(offset=(x, width / 2, radius * 0.2)), 2)
     return parts
 
 
@@ -290,9 +290,9 @@ def lump(rng: np.random.Generator) -> list[Part]:
     """Soft or natural single forms (fruit, stones, plush, cushions), sometimes two or three joined."""
     parts: list[Part] = []
     for slot in range(int(rng.choice([1, 1, 2, 3]))):
-        blob = _blob(rng, np.exp(rng.uniform(-1.0, 0.0, 3)), rough=rng.uniform(0.0, 0.3))
+        form = blob(rng, np.exp(rng.uniform(-1.0, 0.0, 3)), rough=rng.uniform(0.0, 0.3))
         offset = rng.uniform(-0.35, 0.35, 3) * (slot > 0)
-        parts.append((blob.moved(offset=offset), slot))
+        parts.append((form.moved(offset=offset), slot))
     return parts
 
 
@@ -322,7 +322,7 @@ def extrusion(rng: np.random.Generator) -> list[Part]:
     return parts
 
 
-def _blob(rng: np.random.Generator, size: Array, rough: float | None = None) -> Surface:
+def blob(rng: np.random.Generator, size: Array, rough: float | None = None) -> Surface:
     """An ellipsoid-like form with low-frequency bumps, mirrored in y."""
     rows = 18
     exponent = rng.uniform(0.7, 1.2)
@@ -340,7 +340,8 @@ def _blob(rng: np.random.Generator, size: Array, rough: float | None = None) -> 
     return surface.moved(np.diag(size / np.ptp(surface.vertices, axis=0)))
 
 
-def _limb(rng: np.random.Generator, start: Array, end: Array, thickness: float) -> Surface:
+def limb(rng: np.random.Generator, start: Array, end: Array, thickness: float) -> Surface:
+    """A slightly bent tube between two points that thins to its end."""
     t = np.linspace(0, 1, 9)[:, None]
     bow = rng.normal(scale=0.05, size=3) * np.sin(np.pi * t)
     radii = thickness * (1 - rng.uniform(0.0, 0.6) * t[:, 0])
@@ -348,7 +349,8 @@ def _limb(rng: np.random.Generator, start: Array, end: Array, thickness: float) 
     return sweep(start + (end - start) * t + bow, radii, superellipse(10, 2))
 
 
-def _mirrored(surface: Surface, slot: int) -> list[Part]:
+def mirrored(surface: Surface, slot: int) -> list[Part]:
+    """The surface and its mirror image in y."""
     return [(surface, slot), (surface.moved(np.diag([1.0, -1.0, 1.0])), slot)]
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from manyview.errors import InputError
 from manyview.io.framing import composite_over, frame_by_mask
+from manyview.nets.strided import halving_convolutions
 
 LOWEST_DEG, HIGHEST_DEG = -10.0, 40.0
 _MIDDLE, _REACH = 15.0, 25.0
@@ -48,16 +49,10 @@ class ElevationNet(ModelMixin, ConfigMixin):
         super().__init__()
         if size % 2 ** len(widths):
             raise InputError("size", size, f"expected a multiple of {2 ** len(widths)}")
-        layers: list[nn.Module] = []
-        channels = 3
-        for width in widths:
-            layers += [nn.Conv2d(channels, width, 4, stride=2, padding=1), nn.GroupNorm(8, width), nn.SiLU()]
-            layers += [nn.Conv2d(width, width, 3, padding=1), nn.GroupNorm(8, width), nn.SiLU()]
-            channels = width
-        self.convolutions = nn.Sequential(*layers)
+        self.convolutions = halving_convolutions(widths)
         # Where in the picture something is matters, so places are not averaged away.
         cells = (size // 2 ** len(widths)) ** 2
-        self.enter = nn.Linear(channels * cells, hidden)
+        self.enter = nn.Linear(widths[-1] * cells, hidden)
         self.leave = nn.Linear(hidden, 2)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:

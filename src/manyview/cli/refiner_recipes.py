@@ -1,0 +1,222 @@
+"""What `manyview train refiner` can train: its stages, their flags, and their tasks built from folders."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from manyview.cli.flags import check_range
+from manyview.errors import InputError
+from manyview.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from manyview.cli.recipes import Recipe
+    from manyview.training.task import Task
+
+Loss = Literal["warp", "latent", "feature", "guard"]
+STAGES = ("refiner", "generator", "depth", "yaw")
+CONFIGS = {
+    # The game wants no momentum, no decay and gradients as they are.
+    "generator": TrainConfig(
+        steps=7_000,
+        batch_size=32,
+        lr=2e-3,
+        betas=(0.0, 0.99),
+        clip_norm=None,
+        weight_decay=0.0,
+        ema_decay=0.998,
+        min_lr_fraction=0.1,
+    ),
+    "depth": TrainConfig(steps=2_000, batch_size=12, lr=1e-3, weight_decay=1e-4, ema_decay=0.99),
+    "yaw": TrainConfig(steps=1_000, batch_size=64, lr=1e-3, ema_decay=0.99),
+    "refiner": TrainConfig(steps=2_000, batch_size=16, lr=5e-4, weight_decay=0.0, ema_decay=0.995),
+}
+# Flags that only some stages look at.
+_ONLY_FOR = {
+    "data": ("generator", "yaw"),
+    "shares": ("generator",),
+    "validation": ("generator", "depth", "yaw"),
+    "preset": ("generator", "depth", "refiner"),
+    "size": ("generator",),
+}
+_OWN = {
+    "generator": ("depth", "refiner"),
+    "calibration": ("refiner",),
+    "yaw_net": ("depth",),
+    "without": ("refiner",),
+    "guard": ("refiner",),
+    "warp_features": ("refiner",),
+    "focal": ("depth",),
+    "learn_focal": ("depth",),
+    "unmasked": ("depth", "refiner"),
+    "reach": ("depth", "refiner"),
+    "r1": ("generator",),
+    "augment": ("generator",),
+    "style_mixing": ("generator",),
+    "path_length": ("generator",),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefinerTrainFlags:
+    """Flags of `manyview train refiner` alone."""
+
+    generator: Path | None = None
+    """refiner --stage depth, refiner: the export of the stage generator, or a converted one's folder."""
+    calibration: Path | None = None
+    """refiner --stage refiner: the export of the stage depth."""
+    yaw_net: Path | None = None
+    """refiner --stage depth: the export of the stage yaw, for validation alone."""
+    without: tuple[Loss, ...] = ()
+    """refiner --stage refiner: losses left out, of warp latent feature guard."""
+    guard: float = 60.0
+    """refiner --stage refiner: weight of the pose guard."""
+    warp_features: bool = False
+    """refiner --stage refiner: compare features where the depth says, not cell by cell."""
+    focal: float | None = None
+    """refiner --stage depth: focal length in picture widths; 1.09 when not given."""
+    learn_focal: bool = False
+    """refiner --stage depth: learn it from there."""
+    unmasked: bool = False
+    """refiner --stage depth, refiner: look at the whole picture, not at the object alone."""
+    reach: float = 3.0
+    """refiner --stage depth, refiner: how far codes are turned, in deviations."""
+    r1: float = 1.0
+    """refiner --stage generator: weight of the gradient penalty."""
+    augment: float | None = None
+    """refiner --stage generator: how likely each change before the discriminator is; adapted when not
+    given."""
+    style_mixing: float = 0.5
+    """refiner --stage generator: how often a picture has the styles of two codes."""
+    path_length: float = 0.0
+    """refiner --stage generator: weight of the path lengths' regularisation."""
+
+
+def check_refiner(recipe: Recipe) -> None:
+    """Raise `InputError` for what a stage needs or has no use for."""
+    stage, flags = str(recipe.chosen_stage), recipe.refiner
+    for part, table in ((recipe, _ONLY_FOR), (flags, _OWN)):
+        for field in dataclasses.fields(part):
+            stages, value = table.get(field.name), getattr(part, field.name)
+            if stages is not None and stage not in stages and value != _default(field):
+                name = "--" + field.name.replace("_", "-")
+                shown = value if isinstance(value, int | float | str) else "given"
+                raise InputError(name, shown, f"is for the stages {' and '.join(stages)}, not for {stage}")
+    if stage in _ONLY_FOR["data"] and not recipe.data:
+        raise InputError("--data", "not given", "expected one or more data sets")
+    if stage == "yaw" and len(recipe.data) != 1:
+        raise InputError("--data", f"{len(recipe.data)} data sets", "the stage yaw takes one of single views")
+    needed = {"depth": ("generator",), "refiner": ("generator", "calibration")}
+    for name in needed.get(stage, ()):
+        if getattr(flags, name) is None:
+            raise InputError(
+                "--" + name, "not given", f"the stage {stage} needs the export of an earlier one"
+            )
+    for name in ("generator", "calibration", "yaw_net"):
+        path, flag = getattr(flags, name), "--" + name.replace("_", "-")
+        if path is not None:
+            wanted = path / "pose" / "config.json" if name == "calibration" else path / "config.json"
+            if not wanted.is_file():
+                raise InputError(flag, str(path), f"expected an export ({wanted.name} is missing)")
+    check_range("--guard", flags.guard, 0, 1e6)
+    check_range("--focal", flags.focal, 0.1, 20)
+    check_range("--reach", flags.reach, 0.5, 10)
+    check_range("--r1", flags.r1, 0, 1e6)
+    check_range("--augment", flags.augment, 0, 1)
+    check_range("--style-mixing", flags.style_mixing, 0, 1)
+    check_range("--path-length", flags.path_length, 0, 1e6)
+
+
+def refiner_task(recipe: Recipe, folders: list[Path], held_out: Path | None, config: TrainConfig) -> Task:
+    """The task of a checked recipe. `folders`, `held_out`: its packed data sets; `config`: of the run."""
+    stage, flags = recipe.chosen_stage, recipe.refiner
+    shared: dict[str, Any] = {
+        "seed": recipe.seed,
+        "initial": recipe.initial,
+        "data_name": ",".join(str(folder) for folder in recipe.data),
+    }
+    if stage == "generator":
+        from manyview.methods.refiner.gan import GanOptions
+        from manyview.methods.refiner.train_generator import GeneratorTask
+
+        options = GanOptions(
+            r1=flags.r1,
+            augmentation=flags.augment,
+            style_mixing=flags.style_mixing,
+            path_length=flags.path_length,
+        )
+        return GeneratorTask(
+            folders,
+            recipe.shares,
+            held_out,
+            preset=recipe.preset,
+            size=recipe.size,
+            options=options,
+            feature_net=None if held_out is None else _feature_net(),
+            **shared,
+        )
+    if stage == "yaw":
+        from manyview.methods.refiner.train_yaw import YawTask
+
+        return YawTask(folders[0], held_out, **shared)
+    assert flags.generator is not None, "checked with the recipe"
+    if stage == "depth":
+        from manyview.methods.refiner.pose import FOCAL
+        from manyview.methods.refiner.train_depth import DepthOptions, SelfTaughtTask
+
+        looked = DepthOptions(
+            masked=not flags.unmasked,
+            reach=flags.reach,
+            focal=flags.focal or FOCAL,
+            learned_focal=flags.learn_focal,
+        )
+        return SelfTaughtTask(
+            flags.generator,
+            held_out,
+            preset=recipe.preset,
+            steps=config.steps,
+            batch_size=config.batch_size * config.accumulate,
+            options=looked,
+            yaw_net=flags.yaw_net,
+            **shared,
+        )
+    from manyview.methods.refiner.losses import RefinerLosses
+    from manyview.methods.refiner.train import RefinerTask
+
+    assert flags.calibration is not None, "checked with the recipe"
+    losses = RefinerLosses(guard=flags.guard, warp_features=flags.warp_features, masked=not flags.unmasked)
+    for name in flags.without:
+        losses = losses.without(name)
+    return RefinerTask(
+        flags.generator,
+        flags.calibration,
+        losses=losses,
+        preset=recipe.preset,
+        reach=flags.reach,
+        **shared,
+    )
+
+
+def _feature_net() -> Any:
+    """The package's image encoder as a network of features, where there is one."""
+    import torch
+    from transformers import CLIPVisionModelWithProjection
+
+    from manyview.nets.image_encoder import EncoderFeatures
+    from manyview.weights import open_bundle
+    from manyview.weights.packing import load_component
+
+    try:
+        folder = open_bundle("compact", "dimvis").components["image_encoder"]
+    except (InputError, KeyError):
+        return None
+    return EncoderFeatures(load_component(CLIPVisionModelWithProjection, folder, torch.float32))
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    """What a field is without being given; the only required one that is looked at holds data sets."""
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return () if field.default is dataclasses.MISSING else field.default

@@ -1,0 +1,164 @@
+"""Points and a mesh of a sweep, directly: its depths and cameras are known.
+
+The paper hands thirty views to COLMAP, which finds cameras and points anew; `colmap_points` does the same
+where pycolmap is installed.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+import trimesh
+from numpy.typing import NDArray
+from torch import Tensor
+
+from manyview.errors import InputError, MissingDependency
+from manyview.geometry.pixels import inside_image, pixel_centers, sample_images
+from manyview.geometry.projection import project, unproject
+from manyview.io.images import to_uint8, write_png
+from manyview.lift.mesh.baking import bake_texture
+from manyview.lift.mesh.cleaning import largest_component
+from manyview.lift.mesh.extraction import extract_mesh
+from manyview.types import Cameras, Views
+
+TOLERANCE = 0.04
+"""Of depths that count as the same, relative."""
+
+
+def fuse_points(
+    views: Views, *, tolerance: float = TOLERANCE, min_views: int = 2, cell: float | None = None
+) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Points [N, 3] in the world and their colours [N, 3] uint8, of views with masks, depths and cameras.
+
+    Every pixel of an object is a point where at least `min_views` views, its own among them, see a surface at
+    that depth (within `tolerance`, relative). With `cell` only one point a cube of that side is left, the
+    mean of those in it. Raises `InputError` for views without depths, masks or cameras, and where no point is
+    left.
+    """
+    cameras, depths, masks = _known(views)
+    height, width = views.size
+    grid = pixel_centers(height, width)
+    points = unproject(grid[None], depths[:, 0], cameras)
+    solid = (masks[:, 0] > 0.5) & (depths[:, 0] > 0)
+    agreeing = torch.zeros_like(depths[:, 0])
+    for other in range(len(views)):
+        seen, there = _seen(points, cameras[other], depths[[other]], masks[[other]])
+        agreeing += seen & ((there[0] - there[1]).abs() <= tolerance * there[0].clamp_min(1e-6))
+    chosen = solid & (agreeing >= min(min_views, len(views)))
+    if not bool(chosen.any()):
+        raise InputError("views", "no two agree on a point", "expected views whose depths fit together")
+    places = points[chosen].numpy()
+    colors = views.over(1.0).permute(0, 2, 3, 1)[chosen].numpy()
+    if cell is not None:
+        places, colors = _thinned(places, colors, cell)
+    return places.astype(np.float32), to_uint8(torch.from_numpy(np.ascontiguousarray(colors))).numpy()
+
+
+def fuse_mesh(views: Views, *, resolution: int = 64, texture_size: int = 256) -> trimesh.Trimesh:
+    """A closed, textured mesh of views with masks, depths and cameras, the first of them the source.
+
+    Truncated distances to the views' surfaces along their rays are averaged (Curless and Levoy 1996) and cut
+    by the outlines. The back, which a narrow sweep does not show, is taken for the front mirrored at the
+    plane through the origin that faces the source. Raises `InputError` as `fuse_points`.
+    """
+    cameras, depths, masks = _known(views)
+    points, _ = fuse_points(views, min_views=1)
+    low, high = np.quantile(points, 0.005, axis=0), np.quantile(points, 0.995, axis=0)
+    source = cameras[0]
+    outward = source.centers[0] / torch.linalg.vector_norm(source.centers[0]).clamp_min(1e-9)
+    mirrored = points - 2 * (points @ outward.numpy())[:, None] * outward.numpy()
+    low = np.minimum(low, np.quantile(mirrored, 0.005, axis=0))
+    high = np.maximum(high, np.quantile(mirrored, 0.995, axis=0))
+    margin = 0.06 * float((high - low).max())
+    bounds = np.stack([low - margin, high + margin])
+    reach = 3 * float((bounds[1] - bounds[0]).max()) / resolution
+
+    def distances(places: Tensor) -> Tensor:
+        total, weight = torch.zeros(len(places)), torch.zeros(len(places))
+        cut = torch.full((len(places),), -reach)
+        for index in range(len(views)):
+            ahead, inside = _ray_distance(places, cameras[index], depths[[index]], masks[[index]])
+            near = inside & (ahead > -reach)
+            total += torch.where(near, ahead.clamp(-reach, reach), 0.0)
+            weight += near
+            cut = torch.where(inside, cut, torch.full_like(cut, reach))
+        averaged = torch.where(weight > 0, total / weight.clamp_min(1), torch.full_like(total, -reach))
+        behind = places - 2 * (places @ outward)[:, None] * outward
+        back, _ = _ray_distance(behind, source, depths[[0]], masks[[0]])
+        return torch.maximum(torch.maximum(averaged, cut), back.clamp(-reach, reach))
+
+    mesh = largest_component(extract_mesh(distances, bounds, resolution))
+    weights = torch.ones(len(views))
+    return bake_texture(mesh, views, weights=weights, size=texture_size)
+
+
+def colmap_points(views: Views) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Points and colours as COLMAP finds them in the pictures alone, in a frame and scale of its own.
+
+    Raises `MissingDependency` without pycolmap, `InputError` where it finds no model.
+    """
+    if importlib.util.find_spec("pycolmap") is None:
+        raise MissingDependency(
+            "pycolmap", "not installed", "pip install pycolmap, or take the depths' points"
+        )
+    import pycolmap  # pyright: ignore[reportMissingImports]
+
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        for number, image in enumerate(views.over(1.0)):
+            write_png(folder / "images" / f"{number:03d}.png", image)
+        database, images, models = folder / "matches.db", folder / "images", folder / "models"
+        models.mkdir()
+        pycolmap.extract_features(database, images)
+        pycolmap.match_exhaustive(database)
+        found = pycolmap.incremental_mapping(database, images, models)
+        best = max(found.values(), key=lambda model: model.num_points3D(), default=None)
+        if best is None or best.num_points3D() == 0:
+            raise InputError("views", f"{len(views)} pictures", "COLMAP finds no points in them")
+        points = list(best.points3D.values())
+        places = np.stack([np.asarray(point.xyz) for point in points]).astype(np.float32)
+        return places, np.stack([np.asarray(point.color) for point in points]).astype(np.uint8)
+
+
+def _known(views: Views) -> tuple[Cameras, Tensor, Tensor]:
+    for name in ("cameras", "depths", "masks"):
+        if getattr(views, name) is None:
+            raise InputError("views", f"no {name}", "expected views with cameras, depths and masks")
+    assert views.cameras is not None, "checked"
+    assert views.depths is not None, "checked"
+    assert views.masks is not None, "checked"
+    return views.cameras, views.depths.float(), views.masks.float()
+
+
+def _seen(points: Tensor, camera: Cameras, depth: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Whether a camera's object is where points [..., 3] fall, and [2, ...] depths: the points', the
+    map's."""
+    pixels, ahead = project(points[None], camera)
+    at = sample_images(depth, pixels, mode="nearest")[0, 0]
+    on = sample_images(mask, pixels, mode="nearest")[0, 0] > 0.5
+    seen = inside_image(pixels, camera.sizes)[0] & (ahead[0] > 0) & on & (at > 0)
+    return seen, torch.stack([ahead[0], at])
+
+
+def _ray_distance(points: Tensor, camera: Cameras, depth: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """[N] how far in front of a camera's surface points are (negative behind it; far in front off the
+    object), and whether they fall on its object."""
+    seen, (ahead, at) = _seen(points, camera, depth, mask)
+    return torch.where(seen, at - ahead, torch.full_like(at, 1e3)), seen
+
+
+def _thinned(
+    points: NDArray[np.float32], colors: NDArray[np.float32], cell: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    _, inverse, counts = np.unique(
+        np.floor(points / cell).astype(np.int64), axis=0, return_inverse=True, return_counts=True
+    )
+    inverse = inverse.reshape(-1)
+    both = np.concatenate([points, colors], axis=1).astype(np.float64)
+    sums = np.stack([np.bincount(inverse, weights=column) for column in both.T], axis=1)
+    mean = sums / counts[:, None]
+    return mean[:, :3], mean[:, 3:]

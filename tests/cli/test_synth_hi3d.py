@@ -219,7 +219,7 @@ def test_refused_without_input_and_by_others(weights: Path, photo: Path, tmp_pat
     assert "--text-model: not given: --prompt needs a text-to-image pipeline" in capsys.readouterr().err
     base = ["synth", str(photo), "--method", "one2one", "--out", str(tmp_path / "out")]
     assert main([*base, "--elevation", "3"]) == 2
-    assert "--elevation: given: one2one has no such choice; hi3d does" in capsys.readouterr().err
+    assert "--elevation: given: one2one has no such choice; hi3d and tunet do" in capsys.readouterr().err
 
 
 def test_weights_that_lack_something(photo: Path, tmp_path: Path, capsys: Any) -> None:

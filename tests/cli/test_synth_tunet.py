@@ -155,7 +155,7 @@ def test_words_edit_views_where_the_base_takes_text(photo: Path, tmp_path: Path)
         (["--elevation", "100"], "--elevation: 100"),
         (["--slots", "0,1"], "--slots: 0,1: tunet takes one view"),
         (["--targets", "nowhere.json"], "--targets: nowhere.json"),
-        (["--to", "mesh"], "--to: given: tunet has no such choice; hi3d and sparsefusion do"),
+        (["--to", "mesh"], "--to: given: tunet has no such choice; hi3d and refiner and sparsefusion do"),
         (["--refine-steps", "3"], "--refine-steps: given: tunet has no such choice; hi3d does"),
         (["--framing", "crop", "--fill", "0.5"], "--fill: 0.5: is for --framing object"),
     ],
@@ -185,7 +185,7 @@ def test_flags_of_tunet_are_refused_elsewhere(photo: Path, tmp_path: Path, capsy
     assert main([*words, "--fusion", "A"]) == 2
     assert "--fusion: given: one2one has no such choice; tunet does" in capsys.readouterr().err
     assert main([*words, "--mask", str(photo)]) == 2
-    assert "hi3d and tunet do" in capsys.readouterr().err
+    assert "hi3d and refiner and tunet do" in capsys.readouterr().err
 
 
 def test_stable_diffusion_and_a_tunet_become_one_bundle(photo: Path, tmp_path: Path, capsys: Any) -> None:

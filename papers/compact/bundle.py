@@ -17,8 +17,7 @@ and steps of answers for which none are asked. For SparseFusion `--sparsefusion-
 which papers/sparsefusion/choose.py wrote sampler and distillation, and `--hi3d-settings` likewise the one of
 papers/hi3d/choose.py, `--tunet-settings` the one of papers/tunet/choose.py. Of Hi3D all but the first stage
 may be missing; TUNet needs its base; of the refiner the network that measures yaw may be missing, which only
-its table needs. With `--out DIR` the method m is then `manyview.load(m,
-weights="DIR/m")`.
+its table needs. With `--out DIR` the method m is then `manyview.load(m, weights="DIR/m")`.
 """
 
 from __future__ import annotations

@@ -15,17 +15,15 @@ that after Ctrl-C, a kill or the end of `--minutes` the same words continue. Exi
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from clock import Clock
 from diffusers import AutoencoderKL
 from hi3d_stages import Hi3dStages, Sizes
@@ -37,7 +35,6 @@ from tunet_stages import Limits, TunetStages
 
 from manyview.cli.flags import check_range, check_readable, torch_device
 from manyview.cli.progress import silence_loading
-from manyview.data.latents import LatentKey, cache_latents, weights_identity
 from manyview.data.packed import SHARD_OBJECTS, PackedViews, pack_meshes, pack_procedural
 from manyview.data.render.meshes import MESH_SUFFIXES
 from manyview.data.render.protocols import protocol_cameras
@@ -49,11 +46,9 @@ from manyview.methods.one2one.train import One2OneTask
 from manyview.methods.refiner.sweep_frames import SearchOptions
 from manyview.methods.sparsefusion.examples import PosedObjects, open_posed
 from manyview.methods.sparsefusion.train import SparseFusionTask, Stage
-from manyview.nets.autoencoder import encode
-from manyview.nets.image_encoder import embed
 from manyview.training.autoencoder import AutoencoderTask
 from manyview.training.config import TrainConfig
-from manyview.training.encoding import encode_latents
+from manyview.training.encoding import encode_latents, encode_views
 from manyview.training.image_encoder import ImageEncoderTask
 from manyview.training.loop import fit
 from manyview.training.task import Task
@@ -106,10 +101,6 @@ SEARCH = SearchOptions()
 
 
 # ---- The end of the recipe. ----
-
-_OBJECTS_AT_ONCE = 20
-"""Objects encoded and cached in one piece; of their views, this many in one forward pass:"""
-_ENCODED_AT_ONCE = 64
 
 
 class Making:
@@ -330,32 +321,18 @@ class Making:
         latents = encode_latents(views, root, vae, device=self.device, progress=self.clock)
         return replace(posed, latents=latents)
 
-    def _encode(self, folders: Iterable[Path]) -> tuple[Tensor, Tensor]:
+    def _encode(self, folders: Sequence[Path]) -> tuple[Tensor, Tensor]:
         """Latents [N, A, C, h, w] and embeddings [N, A, D], float16, of all objects; kept on disk."""
         vae: Any = load_component(AutoencoderKL, self._export("vae"))
         encoder: Any = load_component(CLIPVisionModelWithProjection, self._export("image_encoder"))
-        parts: dict[Path, tuple[Tensor, Tensor]] = {}
-        chosen = list(folders)
-        for folder in dict.fromkeys(chosen):
-            views = PackedViews(folder)
-            both = []
-            for network, function in ((vae, encode), (encoder, embed)):
-                network = network.to(self.device).float().eval()
-                # The codec's latent statistics are part of its config, not of its weights.
-                told = {"config": network.to_json_string() if network is vae else ""}
-                cache = cache_latents(
-                    picture_batches(views),
-                    lambda images, network=network, function=function: torch.cat(
-                        [function(network, part.to(self.device)) for part in images.split(_ENCODED_AT_ONCE)]
-                    ),
-                    self.work / "latents",
-                    LatentKey(data=data_identity(folder), encoder=weights_identity(network), options=told),
-                    progress=self.clock,
-                    num_batches=-(-len(views) // _OBJECTS_AT_ONCE),
-                )
-                both.append(cache.load().unflatten(0, (-1, views.num_views)))
-            parts[folder] = both[0], both[1]
-        return torch.cat([parts[f][0] for f in chosen]), torch.cat([parts[f][1] for f in chosen])
+        return encode_views(
+            [PackedViews(folder) for folder in folders],
+            [self.work / "latents"] * len(folders),
+            vae,
+            encoder,
+            device=self.device,
+            progress=self.clock,
+        )
 
     def _make_bundle(self) -> None:
         words = [sys.executable, str(Path(__file__).with_name("bundle.py"))]
@@ -402,19 +379,6 @@ def find_scans(folder: Path | None) -> list[Path]:
             "--meshes", str(folder), "expected at least two mesh files: " + ", ".join(MESH_SUFFIXES)
         )
     return files
-
-
-def picture_batches(views: PackedViews) -> Iterable[Tensor]:
-    """[B * V, 3, H, W] in [0, 1]: all views of all objects, in order."""
-    for batch in views.batches(_OBJECTS_AT_ONCE):
-        yield torch.from_numpy(batch).flatten(0, 1).permute(0, 3, 1, 2).float() / 255
-
-
-def data_identity(folder: Path) -> str:
-    """A hash of what a packed data set says of itself and of its shards' names and sizes."""
-    shards = [f"{path.name}:{path.stat().st_size}" for path in sorted(folder.glob("views_*.npy"))]
-    text = (folder / "packed.json").read_text() + "\n".join(shards)
-    return f"{folder.name} {hashlib.sha256(text.encode()).hexdigest()}"
 
 
 def check_scale(work: Path, scale: float) -> None:

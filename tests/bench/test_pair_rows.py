@@ -115,12 +115,22 @@ def test_the_oracle_is_a_bound(scenes: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_without_its_metric_there_is_no_oracle(scenes: Path) -> None:
-    options = PairOptions(only=["mean_only", "oracle", "concat", "warp_by_depth"], features=())
+    options = PairOptions(only=["mean_only", "oracle", "concat"], features=())
     report = evaluate_pair(tiny_tunet(), scenes, options=options, perceptual=False, limit=1)
     assert report["rows"]["oracle"] == {"skipped": "chooses by stlpips_vgg: not asked for"}
     assert report["rows"]["concat"] == {"skipped": "no --variants names its weights"}
-    assert report["rows"]["warp_by_depth"]["skipped"].startswith("no depth weights")
     assert report["method"] == "mean_only"
+
+
+def test_depth_weights_come_with_the_package(scenes: Path, tmp_path: Path) -> None:
+    options = PairOptions(only=["warp_by_depth"], features=())
+    report = evaluate_pair("tunet", scenes, options=options, perceptual=False, limit=1)
+    assert report["method"] == "warp_by_depth"
+    assert report["weights"]["name"] == "depth"
+    assert report["metrics"]["psnr"]["mean"] > 5
+    elsewhere = replace(options, depth_net=tmp_path / "none")
+    with pytest.raises(InputError, match="--depth-net"):
+        evaluate_pair("tunet", scenes, options=elsewhere, perceptual=False, limit=1)
 
 
 def test_variants_have_other_translators(scenes: Path, variants: dict[str, Path]) -> None:

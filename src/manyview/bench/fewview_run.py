@@ -30,7 +30,7 @@ from manyview.bench.results import find_results
 from manyview.bench.rows import weights_of
 from manyview.bench.scenes import check_limit, check_report, choose_scenes
 from manyview.bench.scoring import choose_metrics
-from manyview.errors import InputError
+from manyview.bench.targets import made_or_skipped, open_results, refuse_no_rows
 from manyview.io.manifest import peak_memory, to_plain, versions, write_json
 from manyview.methods import load
 from manyview.methods.sparsefusion.pipeline import SparseFusionPipeline
@@ -155,9 +155,7 @@ def _choose_rows(
     results: Path | None = None
     kept = True
     if isinstance(target, str | os.PathLike) and target != HEADLINE:
-        results = Path(target)
-        if not results.is_dir():
-            raise InputError("TARGET", str(results), f"expected a folder of results or {HEADLINE}")
+        results = open_results(target, HEADLINE)
         rows.append(Row(name="results", answer=_no_answer, weights={"name": results.name}))
     elif isinstance(target, str | SparseFusionPipeline):
         wanted = [name for name in MODES if options.wants(name)]
@@ -173,14 +171,14 @@ def _choose_rows(
     if options.wants(REGRESSOR) and isinstance(regressor, Row):
         rows.append(regressor)
     elif options.wants(REGRESSOR):
-        try:
-            rows.append(regressor_row(str(regressor), options.ray_rows, device, dtype))
-        except InputError as error:
-            skipped[REGRESSOR] = Skipped(f"no weights: {error.accepted}")
+        row = made_or_skipped(lambda: regressor_row(str(regressor), options.ray_rows, device, dtype))
+        if isinstance(row, Skipped):
+            skipped[REGRESSOR] = row
+        else:
+            rows.append(row)
     rows += baseline_rows([name for name in BASELINES if options.wants(name)], device)
     if not rows:
-        why = "; ".join(f"{name} {reason}" for name, reason in skipped.items())
-        raise InputError("--only", ", ".join(options.only or ()), why)
+        refuse_no_rows(options.only, skipped)
     return _Rows(rows, size or RESULTS_SIZE, skipped, results, kept)
 
 

@@ -31,6 +31,7 @@ from manyview.bench.partial import Partial
 from manyview.bench.results import find_results
 from manyview.bench.scenes import check_limit, check_report, choose_scenes
 from manyview.bench.scoring import choose_metrics
+from manyview.bench.targets import load_opponent, open_results, refuse_no_rows
 from manyview.errors import InputError
 from manyview.io.manifest import peak_memory, to_plain, versions, write_json
 from manyview.methods import load
@@ -168,9 +169,7 @@ def _choose_rows(
 ) -> _Rows:
     who = _Rows()
     if isinstance(target, str | os.PathLike) and target != HEADLINE:
-        who.results = Path(target)
-        if not who.results.is_dir():
-            raise InputError("TARGET", str(who.results), f"expected a folder of results or {HEADLINE}")
+        who.results = open_results(target, HEADLINE)
         who.rows.append(OrbitRow(name="results", weights={"name": who.results.name}))
     elif isinstance(target, str | Hi3dPipeline):
         _add_hi3d(who, target, options, weights, refiner, device, dtype)
@@ -182,18 +181,16 @@ def _choose_rows(
     if options.meshes and not isinstance(target, Hi3dPipeline) and target != HEADLINE:
         raise InputError("--meshes", tuple(options.meshes), f"are made of orbits of {HEADLINE}")
     if options.wants(OPPONENT):
-        try:
-            pipeline = load(OPPONENT, one2one, device, dtype) if isinstance(one2one, str) else one2one
-        except InputError as error:
-            who.skipped[OPPONENT] = Skipped(f"no weights: {error.accepted}")
+        opponent = load_opponent(one2one, device, dtype)
+        if isinstance(opponent, Skipped):
+            who.skipped[OPPONENT] = opponent
         else:
-            who.rows.append(one2one_row(pipeline, options))
+            who.rows.append(one2one_row(opponent, options))
     who.rows += baseline_rows([name for name in BASELINES if options.wants(name)])
     # Last, so that what is first is a row of views where there is any.
     who.rows.sort(key=lambda row: row.mesh is not None)
     if not who.rows:
-        why = "; ".join(f"{name} {reason}" for name, reason in who.skipped.items())
-        raise InputError("--only", ", ".join(options.only or ()), why)
+        refuse_no_rows(options.only, who.skipped)
     return who
 
 

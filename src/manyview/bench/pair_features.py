@@ -15,7 +15,6 @@ from torch import Tensor
 from transformers import CLIPVisionModelWithProjection
 
 from manyview.bench.pair_options import FEATURES
-from manyview.errors import InputError
 from manyview.metrics.perceptual import STLPIPS_SHA256, load_stlpips
 from manyview.metrics.report import Skipped
 from manyview.nets.image_encoder import embed
@@ -69,12 +68,9 @@ def unpack(text: str, count: int) -> Tensor:
     return torch.from_numpy(values.reshape(count, -1).astype(np.float32))
 
 
-def _compact(device: torch.device | str) -> FeatureNet | Skipped:
-    try:
-        bundle = open_bundle("compact", "dimvis")
-        folder = bundle.folders("image_encoder")["image_encoder"]
-    except InputError as error:
-        return Skipped(f"no weights: {error.accepted}")
+def _compact(device: torch.device | str) -> FeatureNet:
+    bundle = open_bundle("compact", "dimvis")
+    folder = bundle.folders("image_encoder")["image_encoder"]
     network = load_component(CLIPVisionModelWithProjection, folder, torch.float32)
     moved: CLIPVisionModelWithProjection = network.to(device).eval()  # pyright: ignore[reportArgumentType]
     return FeatureNet(

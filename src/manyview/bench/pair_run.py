@@ -33,7 +33,7 @@ from manyview.bench.partial import Partial
 from manyview.bench.results import find_results
 from manyview.bench.scenes import check_limit, check_report
 from manyview.bench.scoring import choose_metrics
-from manyview.errors import InputError
+from manyview.bench.targets import load_opponent, open_results, refuse_no_rows
 from manyview.io.manifest import peak_memory, to_plain, versions, write_json
 from manyview.methods import load
 from manyview.methods.one2one.pipeline import One2OnePipeline
@@ -172,9 +172,7 @@ def _choose_rows(
 ) -> _Rows:
     who = _Rows()
     if isinstance(target, str | os.PathLike) and target != HEADLINE:
-        who.results = Path(target)
-        if not who.results.is_dir():
-            raise InputError("TARGET", str(who.results), f"expected a folder of results or {HEADLINE}")
+        who.results = open_results(target, HEADLINE)
         who.rows.append(PairRow(name="results", weights={"name": who.results.name}))
     elif isinstance(target, str | TunetPipeline):
         _add_tunet(who, target, options, weights, perceptual, device, dtype)
@@ -184,24 +182,17 @@ def _choose_rows(
         who.rows.append(PairRow(name=name, answer=cast(PairAnswerer, target)))
         who.kept = False
     if options.wants(OPPONENT):
-        try:
-            pipeline = load(OPPONENT, one2one, device, dtype) if isinstance(one2one, str) else one2one
-        except InputError as error:
-            who.skipped[OPPONENT] = Skipped(f"no weights: {error.accepted}")
+        opponent = load_opponent(one2one, device, dtype)
+        if isinstance(opponent, Skipped):
+            who.skipped[OPPONENT] = opponent
         else:
-            who.rows.append(one2one_row(pipeline, options))
+            who.rows.append(one2one_row(opponent, options))
     if options.wants(WARP):
-        try:
-            who.rows.append(warp_row(options.depth_net, device))
-        except InputError as error:
-            if options.depth_net is not None:
-                raise
-            who.skipped[WARP] = Skipped(f"no depth weights: {error.accepted}")
+        who.rows.append(warp_row(options.depth_net, device))
     if options.wants(COPY):
         who.rows.append(copy_row())
     if not who.rows:
-        why = "; ".join(f"{name} {reason}" for name, reason in who.skipped.items())
-        raise InputError("--only", ", ".join(options.only or ()), why)
+        refuse_no_rows(options.only, who.skipped)
     return who
 
 

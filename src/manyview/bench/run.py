@@ -22,6 +22,7 @@ from manyview.bench.results import find_results
 from manyview.bench.scenes import check_limit, check_report, choose_scenes
 from manyview.bench.scoring import choose_metrics
 from manyview.bench.summary import summarise
+from manyview.bench.targets import load_opponent, open_results
 from manyview.errors import InputError
 from manyview.io.manifest import peak_memory, versions, write_json
 from manyview.methods import METHODS, load, protocol_of
@@ -108,7 +109,7 @@ def evaluate(
     if baselines:
         entries += [entry for entry in baseline_entries() if entry.name != entries[0].name]
         if entries[0].name != "one2one" and one2one is not None:
-            opponent = _load_opponent(one2one, size, device, dtype)
+            opponent = _opponent_of_size(one2one, size, device, dtype)
             if isinstance(opponent, Skipped):
                 skipped["one2one"] = opponent
             else:
@@ -161,22 +162,17 @@ def _no_answer(images: Tensor, observed: Tensor, items: Sequence[int]) -> Tensor
     raise AssertionError("results are read, not asked")
 
 
-def _load_opponent(
+def _opponent_of_size(
     one2one: str | One2OnePipeline, size: int, device: torch.device | str, dtype: torch.dtype | None
 ) -> One2OnePipeline | Skipped:
-    try:
-        pipeline = load("one2one", one2one, device, dtype) if isinstance(one2one, str) else one2one
-    except InputError as error:
-        return Skipped(f"no weights: {error.accepted}")
-    if pipeline.resolution != size:
+    pipeline = load_opponent(one2one, device, dtype)
+    if isinstance(pipeline, One2OnePipeline) and pipeline.resolution != size:
         return Skipped(f"its weights make {pipeline.resolution} pixels a side, the target's {size}")
     return pipeline
 
 
 def _check_results(root: Path, scenes: Sequence[str]) -> Path:
-    if not root.is_dir():
-        accepted = f"expected a folder of results or one of {', '.join(METHODS)}"
-        raise InputError("TARGET", str(root), accepted)
+    open_results(root, *METHODS)
     for scene in scenes:
         find_results(root, scene)
     return root

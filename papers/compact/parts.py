@@ -165,8 +165,8 @@ PARTS = {
 
 _HI3D = {"optimizer": "muon", "lr": 1e-3, "warmup_steps": 50, "ema_decay": 0.998, "weight_decay": 0.01}
 _LEVELS = {"log_sigma": (0.2, 1.4), "drop": 0.05, "joint_drop": 0.05, "closed": True}
-# Shares: procedural objects and meshes at 30 degrees, and beside them at all other elevations together.
-_ORBIT = {**_LEVELS, "sweep_depths": 12, "blend": True, "shares": (0.2, 0.2, 0.3, 0.3)}
+# Shares of an orbit's: procedural objects and meshes at 30 degrees, and at all other elevations together.
+_ORBIT = {**_LEVELS, "sweep_depths": 12, "blend": True}
 # Shares below: procedural objects, then meshes.
 PARTS |= {
     "hi3d_depth": Part(
@@ -195,15 +195,29 @@ PARTS |= {
         options={"shares": (0.2, 0.3, 0.5)},
     ),
     # More of it at high noise than in the published first stage: there the shapes and colours of an orbit are
-    # decided, and of a short training they are the larger error.
-    "hi3d_orbit": Part(
+    # decided, and of a short training they are the larger error. Twice, as SparseFusion's.
+    "hi3d_orbit_1": Part(
         stage="hi3d_orbit",
         **_HI3D,
         steps=2200,
         batch_size=8,
         seed=0,
         validate_every=440,
-        options={**_ORBIT, "log_sigma": (1.0, 1.5)},
+        options={**_ORBIT, "log_sigma": (1.0, 1.5), "shares": (0.2, 0.2, 0.3, 0.3)},
+    ),
+    "hi3d_orbit": Part(
+        stage="hi3d_orbit",
+        **{**_HI3D, "lr": 6e-4},
+        steps=2600,
+        batch_size=8,
+        seed=1,
+        validate_every=520,
+        options={
+            **_ORBIT,
+            "log_sigma": (1.0, 1.5),
+            "shares": (0.3, 0.3, 0.2, 0.2),
+            "initial": "hi3d_orbit_1",
+        },
     ),
     "hi3d_refine": Part(
         stage="hi3d_refine",
@@ -252,7 +266,7 @@ _TUNET_OPTIONS = {"shares": _TUNET_SHARES, "targets": 4, "base": "tunet_base"}
 PARTS |= {
     "tunet_base": Part(
         stage="tunet_base",
-        steps=3500,
+        steps=5000,
         batch_size=24,
         lr=1e-3,
         warmup_steps=50,
@@ -260,7 +274,7 @@ PARTS |= {
         ema_decay=0.998,
         weight_decay=0.01,
         seed=0,
-        validate_every=700,
+        validate_every=1000,
         options={"shares": (0.3, 0.3, 0.2, 0.2), "prediction": "epsilon"},
     ),
     "tunet": Part(stage="tunet", **_TUNET, steps=6000, validate_every=1000, options=_TUNET_OPTIONS),

@@ -45,7 +45,7 @@ class TUNet(ModelMixin, ConfigMixin):
     def __init__(
         self,
         latent_channels: int = 8,
-        widths: tuple[int, ...] = (64, 88, 96),
+        widths: tuple[int, ...] = (48, 64, 64),
         resnets: int = 1,
         self_attention: tuple[bool, ...] = (False, True, True),
         ray_levels: tuple[bool, ...] = (False, True, True),

@@ -22,7 +22,7 @@ class TUNetOptions:
     """
 
     latent_channels: int = 8
-    widths: tuple[int, ...] = (64, 88, 96)
+    widths: tuple[int, ...] = (48, 64, 64)
     """Channels of each level, from the latent's own size down; the paper has 128, 256, 512, 512."""
     resnets: int = 1
     """Residual blocks of a level of the encoder; the decoder has one more."""

@@ -31,6 +31,6 @@ PAPER_SAMPLING = {"t_star": 600, "steps": 30, "candidates": ("A:eps_t", "B:laten
 PAPER_TRAINING = {"lr": 1e-5, "batch_size": 32, "epochs": 450, "parameters": 148_000_000, "resolution": 512}
 
 PRESETS = {
-    "compact": "128 px, latents 8 x 16 x 16, TUNet and base of about 4.6 million parameters each",
+    "compact": "128 px, latents 8 x 16 x 16, TUNet of 2.5, base of 1.9 million parameters",
     "paper": "512 px, latents 4 x 64 x 64, TUNet of about 148 million parameters on Stable Diffusion 1.5",
 }

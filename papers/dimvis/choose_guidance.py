@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from manyview.bench.script_flags import add_run_flags
 from manyview.bench.select import choose_guidance
 from manyview.cli.flags import check_output, torch_device, torch_dtype
 from manyview.cli.progress import TerminalProgress, silence_loading
@@ -32,19 +33,12 @@ ROOT = Path(__file__).resolve().parents[2]
 def main(words: Sequence[str] | None = None) -> int:
     """Score all candidates and write the choice."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="data set of validation objects")
-    parser.add_argument("--weights", default="compact", help="compact, a folder, a hub id")
+    add_run_flags(parser, ROOT, "data set of validation objects")
     parser.add_argument("--method", default="dimvis", choices=("dimvis", "one2one"))
     parser.add_argument("--candidates", type=float, nargs="+", default=[1.0, 3.0], help="strengths to try")
     parser.add_argument("--steps", type=int, nargs="+", default=[50], help="numbers of steps to try")
     parser.add_argument("--solver", default="ddim", choices=SOLVERS)
-    parser.add_argument("--limit", type=int, help="only the first objects, this many")
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch", type=int, default=8, help="view sets at once")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    parser.add_argument("--dtype", default="fp32", choices=("fp32", "bf16", "fp16"))
-    parser.add_argument("--results", type=Path, default=ROOT / "docs" / "results", help="folder written to")
-    parser.add_argument("--force", action="store_true", help="replace earlier results")
     given = parser.parse_args(words)
     out = given.results / f"{given.method}_guidance.json"
     silence_loading()

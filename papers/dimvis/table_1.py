@@ -19,6 +19,7 @@ from typing import Any
 
 from manyview.bench.pages import estimate_cell, fill_place, number_cell, shown_command, table_line, table_row
 from manyview.bench.run import evaluate
+from manyview.bench.script_flags import add_run_flags
 from manyview.cli.flags import torch_device, torch_dtype
 from manyview.cli.progress import TerminalProgress, silence_loading
 from manyview.errors import InputError
@@ -42,21 +43,14 @@ METRICS = {"psnr": 2, "ssim_skimage": 3, "stlpips_vgg": 3, "lpips_vgg": 3}
 def main(words: Sequence[str] | None = None) -> int:
     """Evaluate, and write the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="data set of test objects")
-    parser.add_argument("--weights", default="compact", help="of DiMViS: compact, a folder, a hub id")
+    add_run_flags(parser, ROOT, "data set of test objects")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "dimvis.md", help="page to put it in")
     parser.add_argument("--one2one", default="compact", help="weights of the one-to-one model")
     parser.add_argument("--steps", type=int, default=50, help="denoising steps")
     parser.add_argument("--solver", default="ddim", choices=SOLVERS)
     parser.add_argument("--samples", type=int, default=8, help="answers whose mean is scored as well")
-    parser.add_argument("--limit", type=int, help="only the first objects, this many")
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch", type=int, default=8, help="view sets at once")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    parser.add_argument("--dtype", default="fp32", choices=("fp32", "bf16", "fp16"))
     parser.add_argument("--no-perceptual", action="store_true", help="leave out stlpips_vgg and lpips_vgg")
-    parser.add_argument("--results", type=Path, default=ROOT / "docs" / "results", help="folder written to")
-    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "dimvis.md", help="page to put it in")
-    parser.add_argument("--force", action="store_true", help="replace earlier results")
     given = parser.parse_args(words)
     silence_loading()
     try:

@@ -23,6 +23,7 @@ from typing import Any
 
 from manyview.bench.orbit16_options import COARSE, HEADLINE, Orbit16Options
 from manyview.bench.orbit16_run import evaluate_orbit16
+from manyview.bench.script_flags import add_run_flags, add_work_flag
 from manyview.cli.flags import check_output, torch_device, torch_dtype
 from manyview.cli.progress import TerminalProgress, silence_loading
 from manyview.data.datasets import read_splits
@@ -91,9 +92,8 @@ class Trial:
 def main(words: Sequence[str] | None = None) -> int:
     """Score all candidates and write the choice."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="data set of validation objects")
-    parser.add_argument("--work", type=Path, required=True, help="folder where finished answers are kept")
-    parser.add_argument("--weights", default="compact", help="compact, a folder, a hub id")
+    add_run_flags(parser, ROOT, "data set of validation objects")
+    add_work_flag(parser)
     parser.add_argument("--by", default="psnr", choices=("psnr", "stlpips_vgg"))
     parser.add_argument("--steps", type=int, nargs="+", default=[25, 10, 50])
     parser.add_argument("--low", type=float, default=1.0, help="guidance of frame 0")
@@ -104,12 +104,6 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--refine-steps", type=int, nargs="*", default=[])
     parser.add_argument("--refine-guidance", type=float, nargs="*", default=[])
     parser.add_argument("--inputs", type=int, default=1, help="different inputs an object")
-    parser.add_argument("--limit", type=int, help="only the first objects, this many")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    parser.add_argument("--dtype", default="fp32", choices=("fp32", "bf16", "fp16"))
-    parser.add_argument("--results", type=Path, default=ROOT / "docs" / "results", help="folder written to")
-    parser.add_argument("--force", action="store_true", help="replace earlier results")
     given = parser.parse_args(words)
     out = given.results / "hi3d_choice.json"
     silence_loading()

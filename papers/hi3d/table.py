@@ -30,7 +30,6 @@ from manyview.bench.orbit16_options import (
 from manyview.bench.orbit16_run import evaluate_orbit16
 from manyview.bench.pages import (
     estimate_cell,
-    fill_place,
     number_cell,
     open_page,
     shown_command,
@@ -38,10 +37,10 @@ from manyview.bench.pages import (
     table_line,
     table_row,
 )
+from manyview.bench.script_flags import add_run_flags, add_table_flags, add_work_flag, publish
 from manyview.cli.flags import check_output, check_range, torch_device, torch_dtype
 from manyview.cli.progress import TerminalProgress, silence_loading
 from manyview.errors import InputError
-from manyview.io.atomic import write_text_atomic
 from manyview.io.manifest import write_json
 from manyview.methods.hi3d import spec
 
@@ -77,9 +76,9 @@ GOALS = {"a single sample": 19.5, "the mean of the samples": 20.5}
 def main(words: Sequence[str] | None = None) -> int:
     """Evaluate, and write the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="scenes of the protocol orbit16")
-    parser.add_argument("--work", type=Path, required=True, help="folder where finished answers are kept")
-    parser.add_argument("--weights", default="compact", help="compact, a folder, a hub id")
+    add_run_flags(parser, ROOT, "scenes of the protocol orbit16")
+    add_work_flag(parser)
+    add_table_flags(parser, ROOT / "docs" / "hi3d.md")
     parser.add_argument("--one2one", default="compact", help="weights of the one-to-one model")
     parser.add_argument("--upscaler", help="a Swin2SR to twice the size, by folder or hub id, for its row")
     parser.add_argument("--inputs", type=int, default=1, help="different inputs an object")
@@ -87,15 +86,6 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", nargs="*", choices=NAMES, help="only these rows")
     parser.add_argument("--meshes", type=int, nargs="*", default=[], help="numbers of views between")
     parser.add_argument("--size", type=int, help="pixels a side of the comparison; as the weights make")
-    parser.add_argument("--limit", type=int, help="only the first scenes, this many")
-    parser.add_argument("--every", type=int, default=1, help="every so many scenes")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    parser.add_argument("--dtype", default="fp32", choices=("fp32", "bf16", "fp16"))
-    parser.add_argument("--no-perceptual", action="store_true", help="leave out stlpips_vgg and lpips_vgg")
-    parser.add_argument("--results", type=Path, default=ROOT / "docs" / "results", help="folder written to")
-    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "hi3d.md", help="page to put it in")
-    parser.add_argument("--force", action="store_true", help="replace earlier results")
     given = parser.parse_args(words)
     silence_loading()
     try:
@@ -132,8 +122,7 @@ def main(words: Sequence[str] | None = None) -> int:
         typed = sys.argv[1:] if words is None else words
         text = write_tables(report, shown_command("papers/hi3d/table.py", typed, folders))
         write_json(given.results / f"{STEM}.json", report)
-        write_text_atomic(given.results / f"{STEM}.md", f"# Hi3D under the protocol orbit16\n\n{text}")
-        write_text_atomic(given.page, fill_place(page, BEGIN, END, text))
+        publish(given, STEM, "Hi3D under the protocol orbit16", page, (BEGIN, END), text, text)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -24,6 +24,7 @@ from typing import Any
 
 from manyview.bench.fewview_options import HEADLINE, FewviewOptions
 from manyview.bench.fewview_run import evaluate_fewview
+from manyview.bench.script_flags import add_run_flags, add_work_flag
 from manyview.cli.flags import check_output, torch_device, torch_dtype
 from manyview.cli.progress import TerminalProgress, silence_loading
 from manyview.data.datasets import read_splits
@@ -93,9 +94,8 @@ class Trial:
 def main(words: Sequence[str] | None = None) -> int:
     """Score all candidates and write the choice."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="data set of validation objects")
-    parser.add_argument("--work", type=Path, required=True, help="folder where finished answers are kept")
-    parser.add_argument("--weights", default="compact", help="compact, a folder, a hub id")
+    add_run_flags(parser, ROOT, "data set of validation objects")
+    add_work_flag(parser)
     parser.add_argument("--by", default="psnr", choices=("psnr", "stlpips_vgg"))
     parser.add_argument(
         "--steps", type=int, nargs="*", default=[10, 25, 50], help="of the diffusion model alone"
@@ -107,12 +107,6 @@ def main(words: Sequence[str] | None = None) -> int:
         parser.add_argument(flag, nargs="+", default=[], help="values to try in the distillation", **kind)
     parser.add_argument("--inputs", type=int, nargs="+", default=[2, 3, 6], help="numbers of inputs")
     parser.add_argument("--scored", type=int, default=4, help="frames scored an object")
-    parser.add_argument("--limit", type=int, help="only the first objects, this many")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    parser.add_argument("--dtype", default="fp32", choices=("fp32", "bf16", "fp16"))
-    parser.add_argument("--results", type=Path, default=ROOT / "docs" / "results", help="folder written to")
-    parser.add_argument("--force", action="store_true", help="replace earlier results")
     given = parser.parse_args(words)
     out = given.results / "sparsefusion_choice.json"
     silence_loading()

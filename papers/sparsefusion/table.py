@@ -20,7 +20,6 @@ from manyview.bench.fewview_options import COUNTS, HEADLINE, NAMES, NUM_SCORED, 
 from manyview.bench.fewview_run import evaluate_fewview
 from manyview.bench.pages import (
     estimate_cell,
-    fill_place,
     number_cell,
     open_page,
     shown_command,
@@ -28,10 +27,10 @@ from manyview.bench.pages import (
     table_line,
     table_row,
 )
+from manyview.bench.script_flags import add_run_flags, add_table_flags, add_work_flag, publish
 from manyview.cli.flags import check_output, check_range, torch_device, torch_dtype
 from manyview.cli.progress import TerminalProgress, silence_loading
 from manyview.errors import InputError
-from manyview.io.atomic import write_text_atomic
 from manyview.io.manifest import write_json
 from manyview.methods.sparsefusion import spec
 
@@ -56,25 +55,14 @@ METRICS = {"psnr": (2, True), "ssim_skimage": (3, True), "stlpips_vgg": (3, Fals
 def main(words: Sequence[str] | None = None) -> int:
     """Evaluate, and write the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="scenes of the protocol orbit32")
-    parser.add_argument("--work", type=Path, required=True, help="folder where finished answers are kept")
-    parser.add_argument("--weights", default="compact", help="compact, a folder, a hub id")
+    add_run_flags(parser, ROOT, "scenes of the protocol orbit32")
+    add_work_flag(parser)
+    add_table_flags(parser, ROOT / "docs" / "sparsefusion.md")
     parser.add_argument("--regressor", default="compact", help="weights of the regressor")
     parser.add_argument("--inputs", type=int, nargs="+", default=list(COUNTS), help="numbers of inputs")
     parser.add_argument("--scored", type=int, default=NUM_SCORED, help="frames scored an object")
     parser.add_argument("--rows", type=int, default=RAY_ROWS, help="rays a side of EFT and regressor")
     parser.add_argument("--only", nargs="+", choices=NAMES, help="only these rows")
-    parser.add_argument("--limit", type=int, help="only the first scenes, this many")
-    parser.add_argument("--every", type=int, default=1, help="every so many scenes")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    parser.add_argument("--dtype", default="fp32", choices=("fp32", "bf16", "fp16"))
-    parser.add_argument("--no-perceptual", action="store_true", help="leave out stlpips_vgg and lpips_vgg")
-    parser.add_argument("--results", type=Path, default=ROOT / "docs" / "results", help="folder written to")
-    parser.add_argument(
-        "--page", type=Path, default=ROOT / "docs" / "sparsefusion.md", help="page to put it in"
-    )
-    parser.add_argument("--force", action="store_true", help="replace earlier results")
     given = parser.parse_args(words)
     silence_loading()
     try:
@@ -107,9 +95,7 @@ def main(words: Sequence[str] | None = None) -> int:
         typed = sys.argv[1:] if words is None else words
         text = write_table(report, shown_command("papers/sparsefusion/table.py", typed, folders))
         write_json(given.results / f"{STEM}.json", report)
-        title = "# SparseFusion under the protocol fewview\n\n"
-        write_text_atomic(given.results / f"{STEM}.md", title + text)
-        write_text_atomic(given.page, fill_place(page, BEGIN, END, text))
+        publish(given, STEM, "SparseFusion under the protocol fewview", page, (BEGIN, END), text, text)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

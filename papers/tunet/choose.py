@@ -23,6 +23,7 @@ from typing import Any
 
 from manyview.bench.pair_options import HEADLINE, PairOptions
 from manyview.bench.pair_run import evaluate_pair
+from manyview.bench.script_flags import add_run_flags, add_work_flag
 from manyview.cli.flags import check_output, check_range, torch_device, torch_dtype
 from manyview.cli.progress import TerminalProgress, silence_loading
 from manyview.data.datasets import read_splits
@@ -102,9 +103,8 @@ def best_of(scores: Sequence[dict[str, Any]], by: str, within: float) -> int:
 def main(words: Sequence[str] | None = None) -> int:
     """Score all settings and write the choice."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="data set of validation objects")
-    parser.add_argument("--work", type=Path, required=True, help="folder where finished answers are kept")
-    parser.add_argument("--weights", default="compact", help="compact, a folder, a hub id")
+    add_run_flags(parser, ROOT, "data set of validation objects")
+    add_work_flag(parser)
     parser.add_argument("--by", default="stlpips_vgg", choices=("psnr", "stlpips_vgg"))
     parser.add_argument("--within", type=float, default=0.5, help="dB of PSNR that may be given for it")
     parser.add_argument("--steps", type=int, nargs="+", default=[10, 20], help="to t*, and back")
@@ -113,12 +113,6 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--rules", nargs="+", default=["agreement", "encoder"], help="of selection")
     parser.add_argument("--together", type=int, default=3, help="candidates that are chosen from, at most")
     parser.add_argument("--inputs", type=int, default=1, help="different references an object")
-    parser.add_argument("--limit", type=int, help="only the first objects, this many")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    parser.add_argument("--dtype", default="fp32", choices=("fp32", "bf16", "fp16"))
-    parser.add_argument("--results", type=Path, default=ROOT / "docs" / "results", help="folder written to")
-    parser.add_argument("--force", action="store_true", help="replace earlier results")
     given = parser.parse_args(words)
     out = given.results / "tunet_choice.json"
     silence_loading()

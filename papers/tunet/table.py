@@ -25,7 +25,6 @@ from PIL import Image, ImageDraw, ImageFont
 
 from manyview.bench.pages import (
     estimate_cell,
-    fill_place,
     number_cell,
     open_page,
     shown_command,
@@ -47,10 +46,11 @@ from manyview.bench.pair_options import (
     parse_variants,
 )
 from manyview.bench.pair_run import evaluate_pair
+from manyview.bench.script_flags import add_run_flags, add_table_flags, add_work_flag, publish
 from manyview.cli.flags import check_output, check_range, torch_device, torch_dtype
 from manyview.cli.progress import TerminalProgress, silence_loading
 from manyview.errors import InputError
-from manyview.io.atomic import write_text_atomic, writing_file
+from manyview.io.atomic import writing_file
 from manyview.io.manifest import write_json
 from manyview.methods.tunet import spec
 
@@ -95,9 +95,9 @@ _COLORS = ((30, 30, 30), (214, 96, 77), (67, 147, 195), (26, 152, 80), (118, 42,
 def main(words: Sequence[str] | None = None) -> int:
     """Evaluate, and write the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="renders, or ordered captures")
-    parser.add_argument("--work", type=Path, required=True, help="folder where finished answers are kept")
-    parser.add_argument("--weights", default="compact", help="compact, a folder, a hub id")
+    add_run_flags(parser, ROOT, "renders, or ordered captures")
+    add_work_flag(parser)
+    add_table_flags(parser, ROOT / "docs" / "tunet.md")
     parser.add_argument("--one2one", default="compact", help="weights of the one-to-one model")
     parser.add_argument("--variants", nargs="*", default=[], help="name=folder of " + ", ".join(VARIANTS))
     parser.add_argument("--depth-net", type=Path, help="of the row that moves pixels; Hi3D's compact one")
@@ -107,16 +107,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", nargs="*", choices=NAMES, help="only these rows")
     parser.add_argument("--size", type=int, help="pixels a side of the comparison; as the weights make")
     parser.add_argument("--perceptual-size", type=int, help="of the perceptual figures, where another")
-    parser.add_argument("--limit", type=int, help="only the first scenes, this many")
-    parser.add_argument("--every", type=int, default=1, help="every so many scenes")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    parser.add_argument("--dtype", default="fp32", choices=("fp32", "bf16", "fp16"))
-    parser.add_argument("--no-perceptual", action="store_true", help="leave out stlpips_vgg and lpips_vgg")
-    parser.add_argument("--results", type=Path, default=ROOT / "docs" / "results", help="folder written to")
     parser.add_argument("--images", type=Path, default=ROOT / "docs" / "images", help="for the spectrum")
-    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "tunet.md", help="page to put it in")
-    parser.add_argument("--force", action="store_true", help="replace earlier results")
     given = parser.parse_args(words)
     silence_loading()
     try:
@@ -161,8 +152,8 @@ def main(words: Sequence[str] | None = None) -> int:
         place = os.path.relpath(given.images / PLOT, given.page.parent)
         picture = f"![Power by spatial frequency]({place})\n\n{spectrum_words(report)}\n"
         write_json(given.results / f"{STEM}.json", report)
-        write_text_atomic(given.results / f"{STEM}.md", f"# TUNet under the protocol pair\n\n{text}")
-        write_text_atomic(given.page, fill_place(page, BEGIN, END, f"{text}\n{picture}"))
+        shown = f"{text}\n{picture}"
+        publish(given, STEM, "TUNet under the protocol pair", page, (BEGIN, END), text, shown)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

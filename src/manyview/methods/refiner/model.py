@@ -117,10 +117,10 @@ class CodeRefiner(ModelMixin, ConfigMixin):
 
 
 def build_refiner(preset: Literal["compact", "paper"], num_ws: int, w_dim: int) -> CodeRefiner:
-    """A refiner with fresh weights: `compact` (1.8 M parameters), or `paper` (guided diffusion's widths
+    """A refiner with fresh weights: `compact` (1 M parameters), or `paper` (guided diffusion's widths
     and heads over codes of 512 numbers; the paper gives no sizes)."""
     if preset == "compact":
-        return CodeRefiner(num_ws, w_dim, model_channels=64, channel_mult=(1, 2), head_channels=32)
+        return CodeRefiner(num_ws, w_dim, model_channels=32, channel_mult=(2, 3), head_channels=32)
     return CodeRefiner(
         num_ws, w_dim, model_channels=256, channel_mult=(1, 2, 3), num_res_blocks=2,
         attention_levels=(0, 1, 2), head_channels=64,

@@ -43,7 +43,7 @@ class PoseEstimator(ModelMixin, ConfigMixin):
     def __init__(
         self,
         widths: Sequence[int] = COMPACT_WIDTHS,
-        hidden: int = 64,
+        hidden: int = 48,
         pivot: float = PIVOT,
         reach: float = REACH,
         focal: float = FOCAL,

@@ -84,7 +84,7 @@ class DisparityNet(ModelMixin, ConfigMixin):
 
 
 def build_disparity_net(preset: Literal["compact", "paper"] = "compact") -> DisparityNet:
-    """A network with fresh weights: `paper` (ResNet-18, 14.3 M parameters) or `compact` (1.2 M)."""
+    """A network with fresh weights: `paper` (ResNet-18, 14.3 M parameters) or `compact` (0.7 M)."""
     if preset == "paper":
         return DisparityNet()
-    return DisparityNet(widths=COMPACT_WIDTHS, decoder_widths=(12, 16, 24, 48, 64))
+    return DisparityNet(widths=COMPACT_WIDTHS, decoder_widths=(12, 16, 24, 40, 48))

@@ -16,7 +16,7 @@ from manyview.errors import InputError
 _MEAN, _DEVIATION = 0.45, 0.225
 """Of pixels, over all channels, as Monodepth2 takes them."""
 PAPER_WIDTHS = (64, 64, 128, 256, 512)
-COMPACT_WIDTHS = (24, 24, 48, 96, 128)
+COMPACT_WIDTHS = (16, 16, 32, 64, 96)
 STRIDE = 32
 """Pixels along a side of one cell of the last features; images are multiples of it."""
 

@@ -79,5 +79,5 @@ class LogFocal(nn.Module):
 
 
 def build_pose_net(preset: Literal["compact", "paper"] = "compact") -> PoseNet:
-    """A network with fresh weights: `paper` (ResNet-18, 13 M parameters) or `compact` (1 M)."""
-    return PoseNet() if preset == "paper" else PoseNet(widths=COMPACT_WIDTHS, hidden=64)
+    """A network with fresh weights: `paper` (ResNet-18, 13 M parameters) or `compact` (0.5 M)."""
+    return PoseNet() if preset == "paper" else PoseNet(widths=COMPACT_WIDTHS, hidden=48)

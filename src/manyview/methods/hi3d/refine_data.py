@@ -41,8 +41,9 @@ from manyview.training.encoding import codec_identity
 
 _START, _CROP = 31, 32
 _OBJECTS_AT_ONCE = 4
-"""Objects in one shard; of their frames this many go through a network at once:"""
-_FRAMES_AT_ONCE = 8
+"""Objects in one shard; of their frames this many go through a network at once, and on a CPU, where small
+pieces stay in its cache:"""
+_FRAMES_AT_ONCE, _ON_A_CPU = 8, 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +164,7 @@ def encode_clip(
     device: torch.device | str = "cpu",
 ) -> Tensor:
     """[A, C + S, h, w] on the CPU: latents and depth channels of a coarse clip [A, 3, H, W] at full size."""
-    parts = [part.to(device) for part in clip.split(_FRAMES_AT_ONCE)]
+    parts = _pieces(clip, device)
     latents = torch.cat([encode(vae, part).float() for part in parts])
     if depth is None:
         return latents.cpu()
@@ -177,10 +178,15 @@ def _encode_clean(
 ) -> Tensor:
     """As `encode_clip`, of a clean orbit: depth channels behind zeros, for its latents are known."""
     rows, columns = (side // latent_scale(vae) for side in clip.shape[-2:])
-    parts = [part.to(device) for part in clip.split(_FRAMES_AT_ONCE)]
+    parts = _pieces(clip, device)
     channels = _clip_depth(parts, depth, (rows, columns), options)
     empty = channels.new_zeros(len(clip), int(vae.config["latent_channels"]), rows, columns)
     return torch.cat([empty, channels], dim=1).cpu()
+
+
+def _pieces(clip: Tensor, device: torch.device | str) -> list[Tensor]:
+    at_once = _ON_A_CPU if torch.device(device).type == "cpu" else _FRAMES_AT_ONCE
+    return [part.to(device) for part in clip.split(at_once)]
 
 
 def _clip_depth(

@@ -175,7 +175,14 @@ class Hi3dStages:
     def _coarse(self, views: PackedViews, vae: AutoencoderKL, seed: int) -> Path:
         own = self.work / "data" / "own" / views.folder.name
         draw_own_clips(
-            own, views, self._first_stage(), num_steps=self.sizes.own_steps, seed=seed, progress=self.clock
+            own,
+            views,
+            self._first_stage(),
+            num_steps=self.sizes.own_steps,
+            guidance=_OWN_GUIDANCE,
+            guidance_shape="triangular",
+            seed=seed,
+            progress=self.clock,
         )
         return encode_coarse(
             views,
@@ -198,6 +205,7 @@ class Hi3dStages:
                 EulerDiscreteScheduler, EulerDiscreteScheduler.from_pretrained(str(folder / "scheduler"))
             ),
             resolution=self.sizes.pixels,
+            sigma_max=_OWN_SIGMA_MAX,
         )
         return pipeline.to(self.device)
 
@@ -209,6 +217,8 @@ class Hi3dStages:
 
 
 _NAME = "the orbits of train_all.py"
+# The second stage learns from orbits drawn as papers/hi3d/choose.py found best for the first.
+_OWN_GUIDANCE, _OWN_SIGMA_MAX = (1.0, 1.5), 157.0
 
 
 def _pairs(folders: Sequence[Path], elevations: Sequence[float]) -> list[tuple[Path, float]]:

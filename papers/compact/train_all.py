@@ -87,7 +87,7 @@ FINE_OBJECTS = 60
 """with so many procedural objects each, and from the last of them every training mesh in"""
 FINE_TURNS = 1
 """placements. The first stage draws in this many steps what the second learns to refine:"""
-OWN_STEPS = 10
+OWN_STEPS = 6
 """For TUNet: of how many procedural objects at 30 degrees views are inverted (of the meshes there all), of
 how many at each other elevation, of how many placed meshes there, and in how many steps."""
 MEAN_OBJECTS = 800

@@ -282,22 +282,22 @@ PARTS |= {
     "tunet_full_short": Part(
         stage="tunet_ablations",
         **_TUNET,
-        steps=2000,
-        validate_every=1000,
+        steps=1200,
+        validate_every=600,
         options={**_TUNET_OPTIONS, "ablation": "full"},
     ),
     "tunet_no_cross_attention": Part(
         stage="tunet_ablations",
         **_TUNET,
-        steps=2000,
-        validate_every=1000,
+        steps=1200,
+        validate_every=600,
         options={**_TUNET_OPTIONS, "ablation": "no-cross-attention"},
     ),
     "tunet_concat": Part(
         stage="tunet_ablations",
         **_TUNET,
-        steps=2000,
-        validate_every=1000,
+        steps=1200,
+        validate_every=600,
         options={**_TUNET_OPTIONS, "ablation": "concat"},
     ),
 }

@@ -136,22 +136,23 @@ class Hi3dStages:
                 shares=spread,
             )
         folders, spread = _spread(self.fine, shares)
-        own_share, how = given.pop("own_share"), Hi3dOptions(**given)
-        orbits = self._encode(folders, own_share, seed)
-        validation = self._encode([self.fine_validation], own_share, seed)
+        before, own_share = given.pop("initial", "hi3d_orbit"), given.pop("own_share")
+        how = Hi3dOptions(**given)
+        orbits, validation = self._encode(folders, own_share), self._encode([self.fine_validation], own_share)
         return Hi3dTask(
             orbits,
             "refine",
             options=how,
             validation=validation,
             seed=seed,
-            initial=self.export("hi3d_orbit"),
+            initial=self.export(before),
             data_name=_NAME,
             shares=spread,
         )
 
-    def _encode(self, folders: Sequence[Path], own_share: float | None = None, seed: int = 0) -> Orbits:
-        """Orbits with latents and embeddings, and with an `own_share` what the refiner is shown of them."""
+    def _encode(self, folders: Sequence[Path], own_share: float | None = None) -> Orbits:
+        """Orbits with latents and embeddings, and with an `own_share` what the refiner is shown of them: the
+        same in each of its runs, since making it takes as long as one."""
         views = [PackedViews(folder) for folder in folders]
         vae, encoder = self._codec(), self._encoder()
         roots = [self.work / "latents"] * len(views)
@@ -160,9 +161,9 @@ class Hi3dStages:
         )
         coarse, counts = None, tuple(len(one) for one in views)
         if own_share is not None:
-            shown = [self._coarse(one, vae, seed) for one in views]
+            shown = [self._coarse(one, vae) for one in views]
             sizes = int(latents.shape[1]), int(latents.shape[2])
-            coarse = StoredCoarse(shown, counts, *sizes, seed, own_share)
+            coarse = StoredCoarse(shown, counts, *sizes, _COARSE_SEED, own_share)
         elevations = [orbit_elevations(read_rigs(one), len(one)) for one in views]
         return Orbits(
             latents=latents,
@@ -172,7 +173,7 @@ class Hi3dStages:
             counts=counts,
         )
 
-    def _coarse(self, views: PackedViews, vae: AutoencoderKL, seed: int) -> Path:
+    def _coarse(self, views: PackedViews, vae: AutoencoderKL) -> Path:
         own = self.work / "data" / "own" / views.folder.name
         draw_own_clips(
             own,
@@ -181,7 +182,7 @@ class Hi3dStages:
             num_steps=self.sizes.own_steps,
             guidance=_OWN_GUIDANCE,
             guidance_shape="triangular",
-            seed=seed,
+            seed=_COARSE_SEED,
             progress=self.clock,
         )
         return encode_coarse(
@@ -189,7 +190,7 @@ class Hi3dStages:
             self.work / "latents",
             vae,
             load_depth(self.export("hi3d_depth")),
-            CoarseOptions(seed=seed),
+            CoarseOptions(seed=_COARSE_SEED),
             own=[PackedViews(own)],
             device=self.device,
             progress=self.clock,
@@ -219,6 +220,7 @@ class Hi3dStages:
 _NAME = "the orbits of train_all.py"
 # The second stage learns from orbits drawn as papers/hi3d/choose.py found best for the first.
 _OWN_GUIDANCE, _OWN_SIGMA_MAX = (1.0, 1.5), 157.0
+_COARSE_SEED = 0
 
 
 def _pairs(folders: Sequence[Path], elevations: Sequence[float]) -> list[tuple[Path, float]]:

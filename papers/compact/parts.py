@@ -168,6 +168,8 @@ _LEVELS = {"log_sigma": (0.2, 1.4), "drop": 0.05, "joint_drop": 0.05, "closed": 
 # Shares of an orbit's: procedural objects and meshes at 30 degrees, and at all other elevations together.
 _ORBIT = {**_LEVELS, "sweep_depths": 12, "blend": True}
 # Shares below: procedural objects, then meshes.
+_REFINE: dict[str, Any] = {"batch_size": 4, "validate_every": 1000}
+_CLIPS = {**_LEVELS, "blend": True, "window": 6, "crop": 16, "own_share": 0.5, "shares": (0.5, 0.5)}
 PARTS |= {
     "hi3d_depth": Part(
         stage="hi3d_depth",
@@ -219,21 +221,15 @@ PARTS |= {
             "initial": "hi3d_orbit_1",
         },
     ),
+    # Twice as well, on the same clips.
+    "hi3d_refine_1": Part(stage="hi3d_refine", **_HI3D, **_REFINE, steps=2000, seed=0, options=_CLIPS),
     "hi3d_refine": Part(
         stage="hi3d_refine",
-        **_HI3D,
-        steps=2000,
-        batch_size=4,
-        seed=0,
-        validate_every=1000,
-        options={
-            **_LEVELS,
-            "blend": True,
-            "window": 6,
-            "crop": 16,
-            "own_share": 0.5,
-            "shares": (0.5, 0.5),
-        },
+        **{**_HI3D, "lr": 6e-4},
+        **_REFINE,
+        steps=3000,
+        seed=1,
+        options={**_CLIPS, "initial": "hi3d_refine_1"},
     ),
     # What Hi3D's table alone needs: enlarging picture by picture.
     "hi3d_upscaler": Part(

@@ -52,7 +52,7 @@ def main(words: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    page = draw_sheet(beside(rows, angles), columns=len(angles) + 1)
+    page = draw_sheet(beside(rows, angles), columns=len(angles) + 1, words=False)
     given.images.mkdir(parents=True, exist_ok=True)
     out = given.images / f"tunet_{given.scene.replace('/', '_')}.png"
     with writing_file(out) as path:
@@ -94,7 +94,7 @@ def beside(rows: Mapping[str, Tensor], angles: Sequence[float]) -> Views:
     """All rows as views of one page; the reference and the true views count as given."""
     names, observed = [], []
     for name in rows:
-        names += [f"{name}: reference", *(f"{name}, {angle:g}" for angle in angles)]
+        names += [f"{name}: reference", *(f"{name}, {angle:g} degrees" for angle in angles)]
         observed += [True, *[name == "true"] * len(angles)]
     return Views(images=torch.cat(list(rows.values())), observed=torch.tensor(observed), names=tuple(names))
 

@@ -173,7 +173,7 @@ def test_published_size() -> None:
 def test_compact_size() -> None:
     with torch.device("meta"):
         network = build_tunet(TUNetOptions())
-    assert 4e6 < sum(one.numel() for one in network.parameters()) < 5e6
+    assert 2.4e6 < sum(one.numel() for one in network.parameters()) < 2.7e6
 
 
 @torch.no_grad()

@@ -21,9 +21,11 @@ _CELL = 192
 _COLUMNS = 8
 
 
-def draw_sheet(views: Views, spread: Tensor | None = None, *, columns: int = _COLUMNS) -> Image.Image:
+def draw_sheet(
+    views: Views, spread: Tensor | None = None, *, columns: int = _COLUMNS, words: bool = True
+) -> Image.Image:
     """Views in rows of at most `columns`, over white, each framed dark grey (given) or green (made) and
-    labelled.
+    labelled; without `words` by its name alone.
 
     With `spread` [V, 1, H, W] (standard deviation over seeds) a row of maps follows every row of views:
     white is 0, dark red the largest value of all, which the labels name. Cells keep the aspect; their
@@ -35,7 +37,7 @@ def draw_sheet(views: Views, spread: Tensor | None = None, *, columns: int = _CO
     pictures = [_picture(image, cell) for image in views.over(1.0)]
     names = views.names or tuple(f"{index:03d}" for index in range(len(views)))
     labels = [
-        f"{name} {'given' if given else 'made'}"
+        f"{name} {'given' if given else 'made'}" if words else name
         for name, given in zip(names, views.observed.tolist(), strict=True)
     ]
     colors = [GIVEN if given else MADE for given in views.observed.tolist()]

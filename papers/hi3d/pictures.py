@@ -58,7 +58,8 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     made = torch.stack(orbits)
-    page = draw_sheet(beside(true.truth[question.order], made, given.seeds), columns=len(SHOWN))
+    rows = beside(true.truth[question.order], made, given.seeds)
+    page = draw_sheet(rows, columns=len(SHOWN), words=False)
     given.images.mkdir(parents=True, exist_ok=True)
     with writing_file(given.images / f"hi3d_{given.scene}.png") as path:
         page.save(path, format="PNG", optimize=True)
@@ -79,7 +80,7 @@ def beside(truth: torch.Tensor, made: torch.Tensor, seeds: Sequence[int]) -> Vie
     for name, orbit in rows:
         for view in SHOWN:
             images.append(orbit[view].clamp(0, 1))
-            names.append(f"{name}, {22.5 * view:g}")
+            names.append(f"{name}, {22.5 * view:g} degrees")
             observed.append(name == "true" or view == 0)
     return Views(images=torch.stack(images), observed=torch.tensor(observed), names=tuple(names))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ from manyview.bench.results import find_results
 from manyview.bench.rows import weights_of
 from manyview.bench.scenes import check_limit, check_report, choose_scenes
 from manyview.bench.scoring import choose_metrics
-from manyview.bench.targets import made_or_skipped, open_results, refuse_no_rows
+from manyview.bench.targets import Asked, made_or_skipped, open_results, shared_facts
 from manyview.io.manifest import peak_memory, to_plain, versions, write_json
 from manyview.methods import load
 from manyview.methods.sparsefusion.pipeline import SparseFusionPipeline
@@ -41,19 +40,6 @@ from manyview.types import Cameras, Views
 RESULTS_SIZE = 128
 _FORMAT = 1
 Target = str | os.PathLike[str] | SparseFusionPipeline | Answerer
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """Who is asked, the first being what the others are compared with."""
-
-    rows: list[Row]
-    size: int
-    skipped: dict[str, Skipped]
-    results: Path | None
-    """Where the first row's answers lie, instead of asking it."""
-    kept: bool
-    """Whether answers can be told apart later: a function handed over has no hash."""
 
 
 def evaluate_fewview(
@@ -99,19 +85,15 @@ def evaluate_fewview(
     dealt = {folder.name: deal_scene(folder, **asked) for folder in folders}
     deals = {name: deal for name, (deal, _) in dealt.items()}
     who = _choose_rows(target, options, weights, regressor, device, dtype, size)
-    made = None if who.results is None else _read_all(who.results, dealt, options, who.size)
-    metrics = choose_metrics(perceptual, who.size, device)
+    final = who.size or RESULTS_SIZE
+    made = None if who.results is None else _read_all(who.results, dealt, options, final)
+    metrics = choose_metrics(perceptual, final, device)
     shared = {
         "format": _FORMAT,
-        "protocol": "fewview",
-        "resolution": who.size,
-        "seed": options.seed,
-        "dtype": str(dtype or torch.float32).removeprefix("torch."),
-        "device": torch.device(device).type,
-        "metrics": {k: v.reason if isinstance(v, Skipped) else "computed" for k, v in metrics.items()},
+        **shared_facts("fewview", final, options.seed, dtype, device, metrics),
     }
     partial = Partial(out if who.kept else None, shared, resume)
-    job = FewviewJob(who.rows, made, metrics, options.counts, who.size, options.seed)
+    job = FewviewJob(who.rows, made, metrics, options.counts, final, options.seed)
     records = job.measure(folders, deals, partial, progress)
     headline = who.rows[0].name
     summaries = {row.name: summarise_row(row, headline, records, metrics) for row in who.rows}
@@ -150,7 +132,7 @@ def _choose_rows(
     device: torch.device | str,
     dtype: torch.dtype | None,
     size: int | None,
-) -> _Rows:
+) -> Asked[Row]:
     rows: list[Row] = []
     results: Path | None = None
     kept = True
@@ -177,9 +159,9 @@ def _choose_rows(
         else:
             rows.append(row)
     rows += baseline_rows([name for name in BASELINES if options.wants(name)], device)
-    if not rows:
-        refuse_no_rows(options.only, skipped)
-    return _Rows(rows, size or RESULTS_SIZE, skipped, results, kept)
+    who = Asked(rows, size, skipped, results, kept)
+    who.refuse_none(options.only)
+    return who
 
 
 def _no_answer(given: Views, targets: Cameras, seed: int) -> Tensor:

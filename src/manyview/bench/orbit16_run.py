@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,7 +30,7 @@ from manyview.bench.partial import Partial
 from manyview.bench.results import find_results
 from manyview.bench.scenes import check_limit, check_report, choose_scenes
 from manyview.bench.scoring import choose_metrics
-from manyview.bench.targets import load_opponent, open_results, refuse_no_rows
+from manyview.bench.targets import Asked, load_opponent, open_results, shared_facts
 from manyview.errors import InputError
 from manyview.io.manifest import peak_memory, to_plain, versions, write_json
 from manyview.methods import load
@@ -45,20 +44,6 @@ RESULTS_SIZE = 256
 _FORMAT = 1
 Target = str | os.PathLike[str] | Hi3dPipeline | OrbitAnswerer
 FindRefiner = Callable[[Hi3dPipeline, Orbit16Options], Refiner | None]
-
-
-@dataclass
-class _Rows:
-    """Who is asked, the first being what the others are compared with."""
-
-    rows: list[OrbitRow] = field(default_factory=list)
-    size: int | None = None
-    """Pixels a side that the weights make."""
-    skipped: dict[str, Skipped] = field(default_factory=dict)
-    results: Path | None = None
-    """Where the first row's answers lie, instead of asking it."""
-    kept: bool = True
-    """Whether answers can be told apart later: a function handed over has no hash."""
 
 
 def evaluate_orbit16(
@@ -117,12 +102,7 @@ def evaluate_orbit16(
     metrics = choose_metrics(perceptual, final, device)
     shared = {
         "format": _FORMAT,
-        "protocol": PROTOCOL,
-        "resolution": final,
-        "seed": options.seed,
-        "dtype": str(dtype or torch.float32).removeprefix("torch."),
-        "device": torch.device(device).type,
-        "metrics": {k: v.reason if isinstance(v, Skipped) else "computed" for k, v in metrics.items()},
+        **shared_facts(PROTOCOL, final, options.seed, dtype, device, metrics),
     }
     given_size = max(final, who.size or 0)
     job = Orbit16Job(who.rows, made, metrics, final, given_size, options.seed)
@@ -166,8 +146,8 @@ def _choose_rows(
     refiner: FindRefiner,
     device: torch.device | str,
     dtype: torch.dtype | None,
-) -> _Rows:
-    who = _Rows()
+) -> Asked[OrbitRow]:
+    who = Asked[OrbitRow]()
     if isinstance(target, str | os.PathLike) and target != HEADLINE:
         who.results = open_results(target, HEADLINE)
         who.rows.append(OrbitRow(name="results", weights={"name": who.results.name}))
@@ -189,13 +169,12 @@ def _choose_rows(
     who.rows += baseline_rows([name for name in BASELINES if options.wants(name)])
     # Last, so that what is first is a row of views where there is any.
     who.rows.sort(key=lambda row: row.mesh is not None)
-    if not who.rows:
-        refuse_no_rows(options.only, who.skipped)
+    who.refuse_none(options.only)
     return who
 
 
 def _add_hi3d(
-    who: _Rows,
+    who: Asked[OrbitRow],
     target: str | Hi3dPipeline,
     options: Orbit16Options,
     weights: str,

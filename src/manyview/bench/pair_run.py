@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,7 +32,7 @@ from manyview.bench.partial import Partial
 from manyview.bench.results import find_results
 from manyview.bench.scenes import check_limit, check_report
 from manyview.bench.scoring import choose_metrics
-from manyview.bench.targets import load_opponent, open_results, refuse_no_rows
+from manyview.bench.targets import Asked, load_opponent, open_results, shared_facts
 from manyview.io.manifest import peak_memory, to_plain, versions, write_json
 from manyview.methods import load
 from manyview.methods.one2one.pipeline import One2OnePipeline
@@ -44,20 +43,6 @@ from manyview.progress import Progress, silent
 RESULTS_SIZE = 128
 _FORMAT = 1
 Target = str | os.PathLike[str] | TunetPipeline | PairAnswerer
-
-
-@dataclass
-class _Rows:
-    """Who is asked, the first being what the others are compared with."""
-
-    rows: list[PairRow] = field(default_factory=list)
-    size: int | None = None
-    """Pixels a side that the weights make."""
-    skipped: dict[str, Skipped] = field(default_factory=dict)
-    results: Path | None = None
-    """Where the first row's answers lie, instead of asking it."""
-    kept: bool = True
-    """Whether answers can be told apart later: a function handed over has no hash."""
 
 
 def evaluate_pair(
@@ -110,13 +95,8 @@ def evaluate_pair(
     nets, lacking = find_features(options.features, seen, device)
     shared = {
         "format": _FORMAT,
-        "protocol": PROTOCOL,
-        "resolution": final,
+        **shared_facts(PROTOCOL, final, options.seed, dtype, device, metrics),
         "perceptual_resolution": seen,
-        "seed": options.seed,
-        "dtype": str(dtype or torch.float32).removeprefix("torch."),
-        "device": torch.device(device).type,
-        "metrics": {k: v.reason if isinstance(v, Skipped) else "computed" for k, v in metrics.items()},
         "features": {net.name: net.sha256 for net in nets},
     }
     given_size = max(final, who.size or 0)
@@ -169,8 +149,8 @@ def _choose_rows(
     perceptual: bool,
     device: torch.device | str,
     dtype: torch.dtype | None,
-) -> _Rows:
-    who = _Rows()
+) -> Asked[PairRow]:
+    who = Asked[PairRow]()
     if isinstance(target, str | os.PathLike) and target != HEADLINE:
         who.results = open_results(target, HEADLINE)
         who.rows.append(PairRow(name="results", weights={"name": who.results.name}))
@@ -191,13 +171,12 @@ def _choose_rows(
         who.rows.append(warp_row(options.depth_net, device))
     if options.wants(COPY):
         who.rows.append(copy_row())
-    if not who.rows:
-        refuse_no_rows(options.only, who.skipped)
+    who.refuse_none(options.only)
     return who
 
 
 def _add_tunet(
-    who: _Rows,
+    who: Asked[PairRow],
     target: str | TunetPipeline,
     options: PairOptions,
     weights: str,

@@ -22,7 +22,7 @@ from manyview.bench.results import find_results
 from manyview.bench.scenes import check_limit, check_report, choose_scenes
 from manyview.bench.scoring import choose_metrics
 from manyview.bench.summary import summarise
-from manyview.bench.targets import load_opponent, open_results
+from manyview.bench.targets import load_opponent, open_results, shared_facts
 from manyview.errors import InputError
 from manyview.io.manifest import peak_memory, versions, write_json
 from manyview.methods import METHODS, load, protocol_of
@@ -117,15 +117,10 @@ def evaluate(
     metrics = choose_metrics(perceptual, size, device)
     options = {
         "format": _FORMAT,
-        "protocol": protocol,
-        "resolution": size,
-        "seed": seed,
+        **shared_facts(protocol, size, seed, dtype, device, metrics),
         "steps": num_steps,
         "solver": solver,
-        "dtype": str(dtype or torch.float32).removeprefix("torch."),
-        "device": torch.device(device).type,
         "entries": [entry.identity() for entry in entries],
-        "metrics": {k: v.reason if isinstance(v, Skipped) else "computed" for k, v in metrics.items()},
     }
     # A predictor handed over as a function has no hash, so its numbers are not kept from run to run.
     partial = Partial(out if entries[0].weights.get("sha256") else None, options, resume)

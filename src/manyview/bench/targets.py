@@ -1,11 +1,12 @@
-"""What the protocols' runs check alike about who is asked."""
+"""What the protocols' runs have in common: who is asked, and by what a run's kept answers are told apart."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 
@@ -15,6 +16,50 @@ from manyview.methods.one2one.pipeline import One2OnePipeline
 from manyview.metrics.report import Skipped
 
 T = TypeVar("T")
+
+
+@dataclass
+class Asked(Generic[T]):
+    """Who is asked, the first being what the others are compared with. T: a row of the protocol."""
+
+    rows: list[T] = field(default_factory=list)
+    size: int | None = None
+    """Pixels a side that the weights make."""
+    skipped: dict[str, Skipped] = field(default_factory=dict)
+    results: Path | None = None
+    """Where the first row's answers lie, instead of asking it."""
+    kept: bool = True
+    """Whether answers can be told apart later: a function handed over has no hash."""
+
+    def refuse_none(self, only: Sequence[str] | None) -> None:
+        """Raise `InputError` where all that was asked for is left out."""
+        if not self.rows:
+            why = "; ".join(f"{name} {reason}" for name, reason in self.skipped.items())
+            raise InputError("--only", ", ".join(only or ()), why)
+
+
+def dtype_name(dtype: torch.dtype | None) -> str:
+    """As reports have it."""
+    return str(dtype or torch.float32).removeprefix("torch.")
+
+
+def shared_facts(
+    protocol: str,
+    resolution: int,
+    seed: int,
+    dtype: torch.dtype | None,
+    device: torch.device | str,
+    metrics: Mapping[str, object],
+) -> dict[str, Any]:
+    """What decides all rows' numbers alike; `metrics`: of which a `Skipped` is told by its reason."""
+    return {
+        "protocol": protocol,
+        "resolution": resolution,
+        "seed": seed,
+        "dtype": dtype_name(dtype),
+        "device": torch.device(device).type,
+        "metrics": {k: v.reason if isinstance(v, Skipped) else "computed" for k, v in metrics.items()},
+    }
 
 
 def open_results(target: str | os.PathLike[str], *methods: str) -> Path:
@@ -42,9 +87,3 @@ def load_opponent(
     if not isinstance(one2one, str):
         return one2one
     return made_or_skipped(lambda: load("one2one", one2one, device, dtype))
-
-
-def refuse_no_rows(only: Sequence[str] | None, skipped: Mapping[str, Skipped]) -> None:
-    """Raise the `InputError` of a table in which all that was asked for is left out."""
-    why = "; ".join(f"{name} {reason}" for name, reason in skipped.items())
-    raise InputError("--only", ", ".join(only or ()), why)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from manyview.bench.partial import Partial
 from manyview.bench.rows import weights_of
 from manyview.bench.scenes import check_report
+from manyview.bench.targets import dtype_name
 from manyview.bench.yaw import choose_sources, measure_views
 from manyview.bench.yaw_features import FeatureNet, load_feature_net
 from manyview.bench.yaw_options import DRAG, HEADLINE, NAMES, PROTOCOL, YawOptions
@@ -79,7 +80,7 @@ def evaluate_yaw(
         "protocol": PROTOCOL,
         "resolution": pipeline.resolution,
         "seed": options.seed,
-        "dtype": str(dtype or torch.float32).removeprefix("torch."),
+        "dtype": dtype_name(dtype),
         "device": torch.device(device).type,
         "yaw_net": net_hash,
         "feature_net": {"name": feature_net.name, "sha256": feature_net.sha256},

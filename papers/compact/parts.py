@@ -299,7 +299,7 @@ PARTS |= {
 }
 
 # The refiner: a generator of animals, the net that measures yaw (for validation and the table alone), depth
-# and pose taught by the generator's sweeps, and the refiner. 220 800 pictures for the generator.
+# and pose taught by the generator's sweeps, and the refiner. 147 200 pictures for the generator.
 _REFINING: dict[str, Any] = {
     "stage": "refiner",
     "steps": 2000,
@@ -314,14 +314,14 @@ _REFINING: dict[str, Any] = {
 PARTS |= {
     "refiner_generator": Part(
         stage="refiner_generator",
-        steps=6900,
+        steps=4600,
         batch_size=32,
         lr=2e-3,
         warmup_steps=0,
         ema_decay=0.998,
         weight_decay=0.0,
         seed=0,
-        validate_every=690,
+        validate_every=460,
         # The game wants no momentum, and gradients as they are.
         betas=(0.0, 0.99),
         clip_norm=None,

@@ -128,6 +128,7 @@ def test_known_answers_on_grey_scenes(tmp_path: Path) -> None:
     assert found["psnr"]["mean"] == pytest.approx(sum(white) / 2, abs=1e-3)
     assert found["neighbour_mae"]["mean"] == pytest.approx((0.8 + 0.2) / 2 * 2 / 16, abs=1e-6)
     assert found["seam_ratio"]["mean"] == pytest.approx(15, abs=1e-3)
+    assert found["seam_to_first"]["mean"] == pytest.approx(1, abs=1e-6)
     still = {"skipped": "nothing changes from view to view"}
     assert found["neighbour_ratio"] == still  # the true views do not change
     assert report["truth"]["seam_ratio"] == still
@@ -200,6 +201,7 @@ def test_the_seam() -> None:
     true = shown(STEPS)
     turning = score_turning(true, true)
     assert turning["seam_ratio"] == pytest.approx(15, abs=1e-3)
+    assert turning["seam_to_first"] == pytest.approx(15, abs=1e-3)
     assert turning["neighbour_ratio"] == 1
     assert turning["neighbour_mae"] == [0] * 16
     # Twice the contrast: twice the changes, off by as much as the true ones are large.

@@ -10,6 +10,9 @@ neighbour_ratio   one an orbit: mean absolute made change over mean absolute tru
                   1 for the true views, 0 for a still picture; above 1 where views flicker.
 seam_ratio        one an orbit: mean absolute made change of the seam, over its mean of the other 15 pairs.
                   About 1 where the orbit closes; what the true views have at the same place stands beside it.
+seam_to_first     one an orbit: mean absolute made change of the seam, over that from the input to view 1. Both
+                  join a made view to the given picture, which may be sharper than all others: 1 where the
+                  orbit closes as well behind the input as it begins.
 """
 
 from __future__ import annotations
@@ -22,14 +25,14 @@ from torch import Tensor
 from manyview.metrics.consistency import neighbour_l1
 
 PER_PAIR = ("neighbour_mae",)
-PER_ORBIT = ("neighbour_ratio", "seam_ratio")
+PER_ORBIT = ("neighbour_ratio", "seam_ratio", "seam_to_first")
 PER_MESH = ("chamfer_mean", "chamfer_visible_mean", "volume_iou_64")
 """Of `metrics.geometry`; the second is what the paper's evaluation calls Chamfer distance."""
 _STILL = 1e-7
 
 
 def score_turning(made: Tensor, true: Tensor) -> dict[str, Any]:
-    """`neighbour_mae` [16], `neighbour_ratio` and `seam_ratio` of orbits [16, 3, S, S], the input first.
+    """`neighbour_mae` [16] and the three ratios of orbits [16, 3, S, S], the input first.
 
     A ratio to changes that are not there is None.
     """
@@ -39,6 +42,7 @@ def score_turning(made: Tensor, true: Tensor) -> dict[str, Any]:
         "neighbour_mae": (own - wanted).abs().mean(dim=(1, 2, 3)).tolist(),
         "neighbour_ratio": _ratio(changes.mean(), true_changes.mean()),
         "seam_ratio": seam_ratio(changes),
+        "seam_to_first": _ratio(changes[-1], changes[0]),
     }
 
 

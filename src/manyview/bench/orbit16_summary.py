@@ -85,9 +85,11 @@ def summarise_less(
 
 
 def summarise_truth(records: Sequence[Record]) -> dict[str, Any]:
-    """What the true views have: `seam_ratio` at the inputs' seams."""
-    values = [(turn["seam_ratio"], record["scene"]) for record in records for turn in record["truth"]]
-    return {"seam_ratio": _mean(values)}
+    """What the true views have: `seam_ratio` and `seam_to_first` at the inputs' seams."""
+    found = {}
+    for name in ("seam_ratio", "seam_to_first"):
+        found[name] = _mean([(turn[name], record["scene"]) for record in records for turn in record["truth"]])
+    return found
 
 
 def part_of(records: Sequence[Record], rows: Sequence[str], part: str) -> list[dict[str, Any]]:

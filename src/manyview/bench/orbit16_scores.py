@@ -10,9 +10,9 @@ neighbour_ratio   one an orbit: mean absolute made change over mean absolute tru
                   1 for the true views, 0 for a still picture; above 1 where views flicker.
 seam_ratio        one an orbit: mean absolute made change of the seam, over its mean of the other 15 pairs.
                   About 1 where the orbit closes; what the true views have at the same place stands beside it.
-seam_to_first     one an orbit: mean absolute made change of the seam, over that from the input to view 1. Both
-                  join a made view to the given picture, which may be sharper than all others: 1 where the
-                  orbit closes as well behind the input as it begins.
+seam_to_first     one an orbit: mean absolute made change of the seam, over that from the input to view 1.
+                  Both join a made view to the given picture, which may be sharper than all others: 1 where
+                  the orbit closes as well behind the input as it begins.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ def test_table(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert f"| {label}: mean of 2 samples | {report['mean_of_2']['psnr']['mean']:.2f} [" in text
     gain = report["rows"]["copy_input"]["difference"]["psnr"]["mean"]
     assert f"| {gain:.2f} [" in text
-    assert "| paper: hi3d | 24.26 | 0.864 | 0.119 | - | - |  |  |" in text
+    assert "| paper: hi3d | 24.26 | 0.864 | 0.119 | - | - | - |  |  |" in text
     far = report["by_distance"]["180"]
     assert f"| {far['psnr']['mean']:.2f} |\n" in text
     assert f"| {far['pixel_std']['mean']:.3f} |\n" in text
@@ -91,7 +91,11 @@ def test_claims_follow_the_numbers() -> None:
 
     report = {
         "method": "hi3d",
-        "metrics": {"psnr": estimate(19.6, 19, 20), "seam_ratio": estimate(1.2, 1.1, 1.3)},
+        "metrics": {
+            "psnr": estimate(19.6, 19, 20),
+            "seam_ratio": estimate(1.2, 1.1, 1.3),
+            "seam_to_first": estimate(1.0, 0.9, 1.1),
+        },
         "mean_of_8": {"psnr": estimate(20.4, 20, 21)},
         "truth": {"seam_ratio": estimate(1.0, 0.9, 1.1)},
         "no_depth_less_coarse": {"psnr": estimate(0.2, -0.1, 0.5)},
@@ -115,7 +119,7 @@ def test_claims_follow_the_numbers() -> None:
         "- PSNR of a single sample: 19.60 dB; 19.5 dB reached.",
         "- PSNR of the mean of the samples: 20.40 dB; 20.5 dB not reached.",
         "- The seam's change is larger than that between other neighbours: 1.20 [1.10, 1.30] times it (true"
-        " views: 1.00 [0.90, 1.10]).",
+        " views: 1.00 [0.90, 1.10]), and 1.00 [0.90, 1.10] times that from the first view to the second.",
         "- chamfer_mean: M = 16 is ahead of M = 0.",
         "- volume_iou_64: M = 16 is behind M = 32.",
     ]

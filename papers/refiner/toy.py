@@ -5,7 +5,7 @@
 Finds the turning direction, teaches depth and pose on its sweeps, trains the refiner, and compares with the
 truth on codes that nothing was trained on: the yaw between pictures, the order of depths (beside that of an
 untrained guess, round within the outline), and how much of what turning should not have changed the refiner
-takes back. Writes docs/results/refiner_toy.json. A finished part is kept, and a stopped one goes on. About 15
+takes back. Writes docs/results/refiner_toy.json. A finished part is kept, and a stopped one goes on. About 30
 minutes of one core; `--scale 0.1` for a look. Exit codes: 0 done, 2 bad input, 130 stopped.
 """
 
@@ -37,8 +37,8 @@ from manyview.weights.packing import load_component
 
 ROOT = Path(__file__).resolve().parents[2]
 RESOLUTION, REACH = 64, 2.0
-DEPTH = {"steps": 800, "batch_size": 8, "lr": 1e-3, "weight_decay": 1e-4, "ema_decay": 0.98}
-REFINER = {"steps": 700, "batch_size": 8, "lr": 1e-3, "weight_decay": 0.0, "ema_decay": 0.98}
+DEPTH = {"steps": 1200, "batch_size": 8, "lr": 1e-3, "weight_decay": 1e-4, "ema_decay": 0.98}
+REFINER = {"steps": 1600, "batch_size": 8, "lr": 1e-3, "weight_decay": 0.0, "ema_decay": 0.98}
 NUM_TESTED = 96
 _FIRST_TESTED = 10_000_000
 

@@ -326,6 +326,8 @@ PARTS |= {
         betas=(0.0, 0.99),
         clip_norm=None,
         min_lr_fraction=0.1,
+        # The penalty of small pictures in large batches.
+        options={"r1": 0.05, "style_mixing": 0.2, "adapted_over": 100_000},
     ),
     "refiner_yaw": Part(
         stage="refiner_yaw",

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_refiner import SIZE, tiny_discriminator, tiny_generator, write_single_views
+from torch import nn
 
 from manyview.errors import InputError
 from manyview.methods.refiner.augmentation import LARGEST, Draws, augment, draw_augmentation
@@ -122,14 +123,40 @@ def test_no_change_without_probability() -> None:
     torch.testing.assert_close(augment(images, draws, 0.0), images, atol=1e-5, rtol=0)
 
 
-def test_mirroring_leaks_and_nothing_else_at_a_low_probability() -> None:
+def test_half_of_the_real_pictures_are_mirrored_and_no_made_one() -> None:
     images = torch.rand(64, 3, 16, 16) * 2 - 1
     draws = draw_augmentation(0, torch.arange(64))
-    changed = augment(images, draws, 1e-6)
+    torch.testing.assert_close(augment(images, draws, 0.0), images, atol=1e-5, rtol=0)
+    changed = augment(images, draws, 0.0, mirror=True)
     same = (changed - images).abs().amax(dim=(1, 2, 3)) < 1e-4
     mirrored = (changed - images.flip(-1)).abs().amax(dim=(1, 2, 3)) < 1e-4
-    assert bool((same | mirrored).all())
+    assert bool((same ^ mirrored).all())
     assert 15 < int(mirrored.sum()) < 49
+
+
+def test_a_generator_of_one_side_does_not_pass_for_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A discriminator that knows left from right sees made pictures as they are, mirrored ones or not, and
+    real ones both ways round."""
+    seen = []
+
+    class Watching(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            left, right = images.detach().chunk(2, dim=-1)
+            seen.append((left.mean(dim=(1, 2, 3)) > right.mean(dim=(1, 2, 3))).float().mean())
+            return images.mean(dim=(1, 2, 3), keepdim=True)[..., 0]
+
+    game = networks(augmentation=1e-9)
+    count = 32
+    half = torch.ones(count, 3, SIZE, SIZE)
+    half[..., SIZE // 2 :] = -1
+    monkeypatch.setattr(game, "discriminator", Watching())
+    monkeypatch.setattr(game.generator, "synthesize", lambda codes, noise: half + 0 * codes.sum())
+    draws = [draw_augmentation(1, torch.arange(count), stream) for stream in (10, 20)]
+    z = torch.randn(count, game.generator.z_dim)
+    game(half, z, z, torch.full((count,), 99), *draws)
+    on_real, on_made = seen
+    assert 0.25 < float(on_real) < 0.75
+    assert float(on_made) == 1
 
 
 def test_white_comes_in_from_outside() -> None:
@@ -138,7 +165,7 @@ def test_white_comes_in_from_outside() -> None:
     chance[0, 1] = 0
     amount = torch.zeros(1, 8, 2)
     amount[0, 1, 0] = 2.0  # 2 x an eighth of the picture to the side
-    shifted = augment(images, Draws(chance, amount), 0.5, mirror=False)
+    shifted = augment(images, Draws(chance, amount), 0.5)
     assert float(shifted[..., -3:].min()) == pytest.approx(1.0, abs=1e-5)
     assert float(shifted[..., :11].max()) == pytest.approx(-1.0, abs=1e-5)
 

@@ -19,6 +19,8 @@ from manyview.sampling.noise import item_noise, item_uniform
 
 LARGEST = 0.8
 """Highest probability that is let grow."""
+_MIRROR = 0
+"""Place of what decides about mirroring, which is none of the kinds that happen with probability p."""
 _KINDS = ("mirror", "shift", "scale", "turn", "brightness", "contrast", "saturation", "cutout")
 _SHIFT, _LOG_SCALE, _TURN = 0.125, 0.15, math.radians(15)
 _BRIGHTNESS, _LOG_CONTRAST, _LOG_SATURATION, _CUTOUT = 0.2, 0.3, 0.5, 0.4
@@ -29,7 +31,7 @@ class Draws:
     """What decides the changes of a batch, before it is known how likely each kind is."""
 
     chance: Tensor
-    """[B, 8] uniform: the kind k happens where it is below p."""
+    """[B, 8] uniform: the kind k happens where it is below p, mirroring (0) where it is below a half."""
     amount: Tensor
     """[B, 8, 2] standard normal."""
 
@@ -59,17 +61,15 @@ def recolour(images: Tensor, noise: Tensor, deviation: float) -> Tensor:
     return images.clamp(1e-3, 1) ** powers
 
 
-def augment(images: Tensor, draws: Draws, probability: Tensor | float, *, mirror: bool = True) -> Tensor:
+def augment(images: Tensor, draws: Draws, probability: Tensor | float, *, mirror: bool = False) -> Tensor:
     """[B, 3, H, W] in [-1, 1], changed; differentiable in the images. White comes in from the sides.
 
-    `mirror`: whether a mirrored picture is as good as the picture itself, so that mirroring may leak (it then
-    happens to half of them whatever p is, if p is above 0).
+    `mirror`: half of them are mirrored, whatever p is. For real pictures alone, of which there are then twice
+    as many: were made ones mirrored too, a generator that shows nothing but one side would pass.
     """
     active = draws.chance < torch.as_tensor(probability, device=draws.chance.device)
     on = {kind: active[:, index].to(images.dtype) for index, kind in enumerate(_KINDS)}
-    if mirror:
-        leaks = draws.chance[:, 0] < 0.5 * (torch.as_tensor(probability, device=images.device) > 0)
-        on["mirror"] = leaks.to(images.dtype)
+    on["mirror"] = (mirror * (draws.chance[:, _MIRROR] < 0.5)).to(images.dtype)
     first, second = (draws.amount[..., number].to(images.dtype) for number in (0, 1))
     images = _moved(images, on, first, second)
     column = (-1, 1, 1, 1)

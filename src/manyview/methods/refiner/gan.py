@@ -40,7 +40,7 @@ class GanOptions:
     adapted_over: int = 50_000
     """Pictures in which the probability can go from 0 to 1."""
     mirror: bool = True
-    """Whether mirrored pictures count as real ones."""
+    """Whether real pictures mirrored count as real ones."""
     noise: bool = False
     """Feed the generator's noise inputs; without it the code alone decides a picture, to the last pixel."""
 
@@ -82,7 +82,7 @@ class GanNetworks(nn.Module):
             codes = self.generator.map(first, update_mean=self.training)
             codes = mix_styles(codes, self.generator.map(second), crossover)
         made = self.generator.synthesize(codes, noise="random" if options.noise else "none")
-        shown = augment(made, made_draws, self.strength, mirror=options.mirror)
+        shown = augment(made, made_draws, self.strength)
         # The penalty is taken at what the discriminator sees: a look-up's gradient has no gradient in torch.
         real_shown = augment(real, real_draws, self.strength, mirror=options.mirror)
         real_shown = real_shown.detach().requires_grad_(penalise)

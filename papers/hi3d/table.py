@@ -5,7 +5,9 @@
 
 Runs the protocol `orbit16` and writes <results>/hi3d_orbit16.json (every number) and .md, and the tables in
 the method's page. Every finished answer is kept in <work>, so a stopped run goes on, and a later one with
-more scenes, rows or meshes computes only what is new. A table that is there is replaced with --force.
+more scenes, rows or meshes computes only what is new. A table that is there is replaced with --force. With
+`--beside NAME` the files have that name too, and the table a place of its own in the page: for what is slow
+and measured on fewer objects.
 """
 
 from __future__ import annotations
@@ -48,6 +50,8 @@ ROOT = Path(__file__).resolve().parents[2]
 STEM = "hi3d_orbit16"
 BEGIN = "<!-- measured: written by papers/hi3d/table.py -->"
 END = "<!-- end of measured -->"
+BEGIN_BESIDE = "<!-- measured beside, {}: written by papers/hi3d/table.py -->"
+END_BESIDE = "<!-- end of measured beside, {} -->"
 LABELS: dict[str, str] = {
     HEADLINE: "Hi3D",
     COARSE: "without refinement, enlarged bicubically",
@@ -87,17 +91,19 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", nargs="*", choices=NAMES, help="only these rows")
     parser.add_argument("--meshes", type=int, nargs="*", default=[], help="numbers of views between")
     parser.add_argument("--size", type=int, help="pixels a side of the comparison; as the weights make")
+    parser.add_argument("--beside", metavar="NAME", help="a table of its own, under this name")
     given = parser.parse_args(words)
     silence_loading()
     try:
         check_range("--every", given.every, 1, 10**6)
         check_range("--size", given.size, 8, 8192)
-        page = open_page(given.page, BEGIN, END, "Hi3D")
-        check_output(given.results / f"{STEM}.json", allowed=given.force)
+        stem, marks = place_of(given.beside)
+        page = open_page(given.page, *marks, "Hi3D")
+        check_output(given.results / f"{stem}.json", allowed=given.force)
         report = evaluate_orbit16(
             HEADLINE,
             given.data,
-            given.work / f"{STEM}.json",
+            given.work / f"{stem}.json",
             Orbit16Options(
                 num_inputs=given.inputs,
                 only=given.only,
@@ -122,13 +128,22 @@ def main(words: Sequence[str] | None = None) -> int:
         folders = (*folders, given.upscaler) if given.upscaler else folders
         typed = sys.argv[1:] if words is None else words
         text = write_tables(report, shown_command("papers/hi3d/table.py", typed, folders))
-        write_json(given.results / f"{STEM}.json", report)
-        publish(given, STEM, "Hi3D under the protocol orbit16", page, (BEGIN, END), text, text)
+        write_json(given.results / f"{stem}.json", report)
+        publish(given, stem, "Hi3D under the protocol orbit16", page, marks, text, text)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(text)
     return 0
+
+
+def place_of(beside: str | None) -> tuple[str, tuple[str, str]]:
+    """Name of the files, and the marks of the place in the page. Raises `InputError` for no plain name."""
+    if beside is None:
+        return STEM, (BEGIN, END)
+    if not beside.isidentifier():
+        raise InputError("--beside", beside, "expected letters, digits and underscores")
+    return f"{STEM}_{beside}", (BEGIN_BESIDE.format(beside), END_BESIDE.format(beside))
 
 
 def write_tables(report: Mapping[str, Any], command: str) -> str:

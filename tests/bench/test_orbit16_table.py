@@ -74,6 +74,17 @@ def test_table(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert page.read_text().count(script.BEGIN) == 1
     again = json.loads((tmp_path / "results" / "hi3d_orbit16.json").read_text())
     assert again["by_distance"] == report["by_distance"]
+    # A table beside it has its own place and files, and leaves the other alone.
+    assert script.main([*own, "--beside", "meshes", "--limit", "1"]) == 0
+    both = page.read_text()
+    assert both.count(script.BEGIN) == 1
+    first, second = both.split("## Measured")[1:]
+    assert "2 objects of" in first
+    assert "1 objects of" in second
+    assert (tmp_path / "results" / "hi3d_orbit16_meshes.json").is_file()
+    assert json.loads((tmp_path / "results" / "hi3d_orbit16.json").read_text()) == again
+    assert script.main([*own, "--beside", "a/b"]) == 2
+    assert "expected letters, digits and underscores" in capsys.readouterr().err
     page.write_text(script.END + script.BEGIN)
     assert script.main([*own, "--force"]) == 2
     assert "expected one place for the table" in capsys.readouterr().err

@@ -96,7 +96,7 @@ def build_discriminator(
     """A discriminator with fresh weights, beside `build_generator`'s of the same preset and resolution."""
     if preset == "compact":
         return StyleGAN2Discriminator(
-            resolution=64 if resolution is None else resolution, channel_base=2048, channel_max=128
+            resolution=64 if resolution is None else resolution, channel_base=1024, channel_max=128
         )
     resolution = 512 if resolution is None else resolution
     if resolution not in PUBLISHED_RESOLUTIONS:

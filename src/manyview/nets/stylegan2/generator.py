@@ -214,7 +214,7 @@ def block_widths(resolution: int, channel_base: int, channel_max: int) -> list[t
 def build_generator(
     preset: Literal["compact", "paper"] = "compact", resolution: int | None = None
 ) -> StyleGAN2Generator:
-    """A generator with fresh weights: `compact` (64 px, codes of 128, 1.1 M parameters) or `paper`
+    """A generator with fresh weights: `compact` (64 px, codes of 128, 0.8 M parameters) or `paper`
     (configuration F at 512 px by default). Raises `InputError` for a size that was never published."""
     if preset == "compact":
         return StyleGAN2Generator(
@@ -222,7 +222,7 @@ def build_generator(
             z_dim=128,
             w_dim=128,
             mapping_layers=4,
-            channel_base=2048,
+            channel_base=1024,
             channel_max=128,
         )
     resolution = 512 if resolution is None else resolution

@@ -299,7 +299,7 @@ PARTS |= {
 }
 
 # The refiner: a generator of animals, the net that measures yaw (for validation and the table alone), depth
-# and pose taught by the generator's sweeps, and the refiner. 192 000 pictures for the generator.
+# and pose taught by the generator's sweeps, and the refiner. 172 800 pictures for the generator.
 _REFINING: dict[str, Any] = {
     "stage": "refiner",
     "steps": 2000,
@@ -314,20 +314,16 @@ _REFINING: dict[str, Any] = {
 PARTS |= {
     "refiner_generator": Part(
         stage="refiner_generator",
-        steps=6000,
+        steps=5400,
         batch_size=32,
         lr=2e-3,
-        warmup_steps=0,
+        warmup_steps=50,
         ema_decay=0.998,
         weight_decay=0.0,
         seed=0,
-        validate_every=600,
-        # The game wants no momentum, and gradients as they are.
-        betas=(0.0, 0.99),
+        validate_every=540,
         clip_norm=None,
-        min_lr_fraction=0.1,
-        # The penalty of small pictures in large batches.
-        options={"r1": 0.2, "style_mixing": 0.2, "adapted_over": 100_000},
+        options={"autoencoder": {"rate": 1e-4}},
     ),
     "refiner_yaw": Part(
         stage="refiner_yaw",

@@ -12,11 +12,13 @@ import torch
 from clock import Clock
 from transformers import CLIPVisionModelWithProjection
 
+from manyview.methods.refiner.autoencoder import AutoencoderOptions
 from manyview.methods.refiner.gan import GanOptions
 from manyview.methods.refiner.losses import RefinerLosses
 from manyview.methods.refiner.single_views import pack_single_views
 from manyview.methods.refiner.sweep_frames import SearchOptions
 from manyview.methods.refiner.train import RefinerTask
+from manyview.methods.refiner.train_autoencoder import AutoencoderTask
 from manyview.methods.refiner.train_depth import DepthOptions, SelfTaughtTask
 from manyview.methods.refiner.train_generator import GeneratorTask
 from manyview.methods.refiner.train_yaw import YawTask
@@ -86,16 +88,19 @@ class RefinerStages:
             "data_name": f"{self.sizes.views} procedural animals, one view each",
         }
         if stage == "refiner_generator":
-            return GeneratorTask(
-                [self.views],
-                validation=self.held_out,
-                size=self.sizes.pixels,
-                options=GanOptions(**options),
-                feature_net=None
+            given = dict(options)
+            redraws, before = given.pop("autoencoder", None), given.pop("initial", None)
+            shared |= {
+                "validation": self.held_out,
+                "size": self.sizes.pixels,
+                "initial": None if before is None else self.export(before),
+                "feature_net": None
                 if encoder is None
                 else EncoderFeatures(load_component(CLIPVisionModelWithProjection, encoder, torch.float32)),
-                **shared,
-            )
+            }
+            if redraws is not None:
+                return AutoencoderTask([self.views], autoencoder=AutoencoderOptions(**redraws), **shared)
+            return GeneratorTask([self.views], options=GanOptions(**given), **shared)
         if stage == "refiner_yaw":
             return YawTask(self.views, self.held_out, **shared)
         if stage == "refiner_depth":

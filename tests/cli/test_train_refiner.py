@@ -1,4 +1,4 @@
-"""`manyview train refiner`: all four stages one after the other, and what they refuse."""
+"""`manyview train refiner`: all five stages one after the other, and what they refuse."""
 
 from __future__ import annotations
 
@@ -35,7 +35,13 @@ def train(place: Path, stage: str, *more: str) -> int:
 def test_generator_yaw_depth_and_refiner(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = ("--data", str(place / "views"))
     held_out = ("--validation", str(place / "views"), "--validate-every", "1")
-    assert train(place, "generator", *data, *held_out, "--r1", "2", "--augment", "0.3") == 0
+    assert train(place, "autoencoder", *data, *held_out, "--rate", "2e-3") == 0
+    record = json.loads((place / "autoencoder/train.json").read_text())
+    assert record["method"] == "refiner_autoencoder"
+    assert record["settings"]["autoencoder_rate"] == 2e-3
+    assert set(record["validation"]) == {"kernel_val", "psnr_val", "spread_val"}
+    before = ("--initial", str(place / "autoencoder/export"))
+    assert train(place, "generator", *data, *held_out, *before, "--r1", "2", "--augment", "0.3") == 0
     record = json.loads((place / "generator/train.json").read_text())
     assert record["method"] == "refiner_generator"
     assert record["settings"]["gan_r1"] == 2
@@ -77,6 +83,9 @@ def test_generator_yaw_depth_and_refiner(place: Path, monkeypatch: pytest.Monkey
         ("generator", ("--data", "VIEWS", "--calibration", "."), "--calibration"),
         ("generator", ("--data", "VIEWS", "--without", "warp"), "--without"),
         ("generator", ("--data", "VIEWS", "--augment", "2"), "--augment"),
+        ("autoencoder", ("--data", "VIEWS", "--r1", "3"), "--r1"),
+        ("autoencoder", ("--data", "VIEWS", "--rate", "3"), "--rate"),
+        ("generator", ("--data", "VIEWS", "--rate", "0.1"), "--rate"),
         ("yaw", ("--data", "VIEWS", "--preset", "paper"), "--preset"),
         ("yaw", ("--data", "VIEWS", "--vae", "."), "--vae"),
         ("orbit", ("--data", "VIEWS"), "--stage"),

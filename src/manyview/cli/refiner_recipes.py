@@ -16,8 +16,17 @@ if TYPE_CHECKING:
     from manyview.training.task import Task
 
 Loss = Literal["warp", "latent", "feature", "guard"]
-STAGES = ("refiner", "generator", "depth", "yaw")
+STAGES = ("refiner", "autoencoder", "generator", "depth", "yaw")
 CONFIGS = {
+    "autoencoder": TrainConfig(
+        steps=6_000,
+        batch_size=32,
+        lr=2e-3,
+        clip_norm=None,
+        weight_decay=0.0,
+        warmup_steps=50,
+        ema_decay=0.998,
+    ),
     # The game wants no momentum, no decay and gradients as they are.
     "generator": TrainConfig(
         steps=7_000,
@@ -33,13 +42,14 @@ CONFIGS = {
     "yaw": TrainConfig(steps=1_000, batch_size=64, lr=1e-3, ema_decay=0.99),
     "refiner": TrainConfig(steps=2_000, batch_size=16, lr=5e-4, weight_decay=0.0, ema_decay=0.995),
 }
-# Flags that only some stages look at.
+# Stages that train a generator; flags that only some stages look at.
+_DRAWING = ("autoencoder", "generator")
 _ONLY_FOR = {
-    "data": ("generator", "yaw"),
-    "shares": ("generator",),
-    "validation": ("generator", "depth", "yaw"),
-    "preset": ("generator", "depth", "refiner"),
-    "size": ("generator",),
+    "data": (*_DRAWING, "yaw"),
+    "shares": _DRAWING,
+    "validation": (*_DRAWING, "depth", "yaw"),
+    "preset": (*_DRAWING, "depth", "refiner"),
+    "size": _DRAWING,
 }
 _OWN = {
     "generator": ("depth", "refiner"),
@@ -56,6 +66,7 @@ _OWN = {
     "augment": ("generator",),
     "style_mixing": ("generator",),
     "path_length": ("generator",),
+    "rate": ("autoencoder",),
 }
 
 
@@ -64,7 +75,8 @@ class RefinerTrainFlags:
     """Flags of `manyview train refiner` alone."""
 
     generator: Path | None = None
-    """refiner --stage depth, refiner: the export of the stage generator, or a converted one's folder."""
+    """refiner --stage depth, refiner: the export of the stage generator or autoencoder, or a converted one's
+    folder."""
     calibration: Path | None = None
     """refiner --stage refiner: the export of the stage depth."""
     yaw_net: Path | None = None
@@ -92,6 +104,8 @@ class RefinerTrainFlags:
     """refiner --stage generator: how often a picture has the styles of two codes."""
     path_length: float = 0.0
     """refiner --stage generator: weight of the path lengths' regularisation."""
+    rate: float = 1e-4
+    """refiner --stage autoencoder: what large codes cost; more for fewer meaningful numbers in a code."""
 
 
 def check_refiner(recipe: Recipe) -> None:
@@ -127,6 +141,7 @@ def check_refiner(recipe: Recipe) -> None:
     check_range("--augment", flags.augment, 0, 1)
     check_range("--style-mixing", flags.style_mixing, 0, 1)
     check_range("--path-length", flags.path_length, 0, 1e6)
+    check_range("--rate", flags.rate, 0, 1)
 
 
 def refiner_task(recipe: Recipe, folders: list[Path], held_out: Path | None, config: TrainConfig) -> Task:
@@ -137,26 +152,13 @@ def refiner_task(recipe: Recipe, folders: list[Path], held_out: Path | None, con
         "initial": recipe.initial,
         "data_name": ",".join(str(folder) for folder in recipe.data),
     }
-    if stage == "generator":
-        from manyview.methods.refiner.gan import GanOptions
-        from manyview.methods.refiner.train_generator import GeneratorTask
-
-        options = GanOptions(
-            r1=flags.r1,
-            augmentation=flags.augment,
-            style_mixing=flags.style_mixing,
-            path_length=flags.path_length,
-        )
-        return GeneratorTask(
-            folders,
-            recipe.shares,
-            held_out,
-            preset=recipe.preset,
-            size=recipe.size,
-            options=options,
-            feature_net=None if held_out is None else _feature_net(),
-            **shared,
-        )
+    if stage in _DRAWING:
+        shared |= {
+            "preset": recipe.preset,
+            "size": recipe.size,
+            "feature_net": None if held_out is None else _feature_net(),
+        }
+        return _generator_task(stage, flags, folders, recipe.shares, held_out, shared)
     if stage == "yaw":
         from manyview.methods.refiner.train_yaw import YawTask
 
@@ -197,6 +199,32 @@ def refiner_task(recipe: Recipe, folders: list[Path], held_out: Path | None, con
         reach=flags.reach,
         **shared,
     )
+
+
+def _generator_task(
+    stage: str,
+    flags: RefinerTrainFlags,
+    folders: list[Path],
+    shares: tuple[float, ...],
+    held_out: Path | None,
+    shared: dict[str, Any],
+) -> Task:
+    if stage == "autoencoder":
+        from manyview.methods.refiner.autoencoder import AutoencoderOptions
+        from manyview.methods.refiner.train_autoencoder import AutoencoderTask
+
+        drawn = AutoencoderOptions(rate=flags.rate)
+        return AutoencoderTask(folders, shares, held_out, autoencoder=drawn, **shared)
+    from manyview.methods.refiner.gan import GanOptions
+    from manyview.methods.refiner.train_generator import GeneratorTask
+
+    options = GanOptions(
+        r1=flags.r1,
+        augmentation=flags.augment,
+        style_mixing=flags.style_mixing,
+        path_length=flags.path_length,
+    )
+    return GeneratorTask(folders, shares, held_out, options=options, **shared)
 
 
 def _feature_net() -> Any:

@@ -91,8 +91,8 @@ class Options:
     flag), the one that refines it, the small ones that tell depth and elevation, or the one that enlarges
     pictures one by one, for comparison (--data and --validation of twice the orbit's size). tunet: the
     network from view to view (without the flag), or the base it needs. refiner: the refiner itself (without
-    the flag), the generator of single views, depth and pose taught by its sweeps, or the network that
-    measures yaw."""
+    the flag), the generator of single views (autoencoder: by drawing pictures again; generator: against a
+    discriminator), depth and pose taught by its sweeps, or the network that measures yaw."""
     context_views: tuple[int, int] = (1, 6)
     """sparsefusion: fewest and most views that another one is told from."""
     rays_at_once: int = 64

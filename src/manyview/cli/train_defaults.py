@@ -9,7 +9,7 @@ from manyview.training.config import TrainConfig
 
 Preset = Literal["compact", "paper"]
 _Hi3dStage = Literal["orbit", "refine", "depth", "elevation", "upscaler"]
-_RefinerStage = Literal["refiner", "generator", "depth", "yaw"]
+_RefinerStage = Literal["refiner", "autoencoder", "generator", "depth", "yaw"]
 Stage = Literal["joint", "eft", "vldm", "regressor", _Hi3dStage, tunet_recipe.Stage, _RefinerStage]
 
 # The compact sizes on two CPU cores or one GPU.

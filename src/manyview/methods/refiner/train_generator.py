@@ -37,6 +37,8 @@ class GeneratorTask(Task):
     """
 
     name = "refiner_generator"
+    mapping_lr = 0.01
+    """How fast the mapping network learns beside the rest; slowly, as published."""
 
     def __init__(
         self,
@@ -78,13 +80,18 @@ class GeneratorTask(Task):
 
     def build(self) -> nn.Module:
         """Both networks, the generator fresh or from `initial`."""
-        generator = build_generator(self.preset, self.size)
-        if self.initial is not None:
-            generator = load_component(StyleGAN2Generator, self.initial, torch.float32, argument="--initial")
-            if generator.resolution != self.size:
-                accepted = f"makes {generator.resolution} pixels, expected {self.size}"
-                raise InputError("--initial", str(self.initial), accepted)
-        return GanNetworks(generator, build_discriminator(self.preset, self.size), self.options)
+        discriminator = build_discriminator(self.preset, self.size)
+        return GanNetworks(self.first_generator(), discriminator, self.options)
+
+    def first_generator(self) -> StyleGAN2Generator:
+        """What training begins with. Raises `InputError` for an `initial` of other pictures."""
+        if self.initial is None:
+            return build_generator(self.preset, self.size, mapping_lr=self.mapping_lr)
+        generator = load_component(StyleGAN2Generator, self.initial, torch.float32, argument="--initial")
+        if generator.resolution != self.size:
+            accepted = f"makes {generator.resolution} pixels, expected {self.size}"
+            raise InputError("--initial", str(self.initial), accepted)
+        return generator
 
     def batch(self, items: Tensor) -> dict[str, Tensor]:
         """real [B, 3, R, R] in [-1, 1], and the uniform and normal numbers of the changes before the
@@ -123,25 +130,29 @@ class GeneratorTask(Task):
         """Kernel distance of features between made and held-out pictures, and how much made ones differ."""
         if self.sources.validation is None:
             return {}
-        networks = _inner(model)
+        generator = _generator(model)
         seeds = torch.arange(_NUM_VALIDATED)
-        z = item_noise(self.seed, seeds, (networks.generator.z_dim,), stream=_VALIDATION)
-        made = torch.cat([networks.generator(part.to(device), noise="none") for part in z.split(32)])
+        z = item_noise(self.seed, seeds, (generator.z_dim,), stream=_VALIDATION)
+        made = torch.cat([generator(part.to(device), noise="none") for part in z.split(32)])
         made = (made.float() / 2 + 0.5).clamp(0, 1)
         found = {"spread_val": float(made.std(dim=0).mean())}
         if self.feature_net is not None:
-            held_out = self.sources.validation
-            chosen = np.unique(np.linspace(0, len(held_out) - 1, _NUM_VALIDATED).astype(int))
-            views = [read_view(held_out, int(i), int(i) % held_out.num_views) for i in chosen]
-            real = torch.stack([self._shrunk(view) for view in views])
             net = self.feature_net.to(device)
-            features = [torch.cat([net(p) for p in x.to(device).split(32)]) for x in (made, real)]
+            both = (made, self.held_out(_NUM_VALIDATED))
+            features = [torch.cat([net(p) for p in x.to(device).split(32)]) for x in both]
             found["kernel_val"] = kernel_distance(*features)
         return found
 
     def export(self, model: nn.Module, folder: Path) -> None:
         """The generator in float16."""
-        _inner(model).generator.half().save_pretrained(folder)
+        _generator(model).half().save_pretrained(folder)
+
+    def held_out(self, count: int) -> Tensor:
+        """[at most count, 3, R, R] in [0, 1], spread evenly over the validation data."""
+        views = self.sources.validation
+        assert views is not None, "asked for where there are some"
+        chosen = np.unique(np.linspace(0, len(views) - 1, count).astype(int))
+        return torch.stack([self._shrunk(read_view(views, int(i), int(i) % views.num_views)) for i in chosen])
 
     def _view(self, item: int) -> Tensor:
         rng = np.random.default_rng(generator_seed(self.seed, item, _REAL))
@@ -149,6 +160,12 @@ class GeneratorTask(Task):
 
     def _shrunk(self, view: Tensor) -> Tensor:
         return view if view.shape[-1] == self.size else resize_area(view, self.size, self.size)[0]
+
+
+def _generator(model: nn.Module) -> StyleGAN2Generator:
+    generator = getattr(model, "module", model).generator
+    assert isinstance(generator, StyleGAN2Generator), "what is trained has a generator"
+    return generator
 
 
 def _inner(model: nn.Module) -> GanNetworks:

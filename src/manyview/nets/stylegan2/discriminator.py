@@ -19,6 +19,7 @@ from manyview.nets.stylegan2.generator import PUBLISHED_RESOLUTIONS, block_width
 from manyview.nets.stylegan2.layers import ScaledConv, ScaledLinear
 
 _HALF = math.sqrt(0.5)
+_COMPACT = {"channel_base": 1024, "channel_max": 128}
 
 
 class ResidualBlock(nn.Module):
@@ -52,7 +53,8 @@ def batch_spread(x: Tensor, group_size: int) -> Tensor:
 
 
 class StyleGAN2Discriminator(ModelMixin, ConfigMixin):
-    """Discriminator with residual blocks; sizes as in `StyleGAN2Generator`."""
+    """Discriminator with residual blocks; sizes as in `StyleGAN2Generator`. With more outputs than one, an
+    encoder of pictures."""
 
     @register_to_config
     def __init__(
@@ -63,6 +65,7 @@ class StyleGAN2Discriminator(ModelMixin, ConfigMixin):
         group_size: int = 4,
         img_channels: int = 3,
         conv_clamp: float | None = None,
+        outputs: int = 1,
     ) -> None:
         super().__init__()
         self.resolution, self.img_channels, self.group_size = resolution, img_channels, group_size
@@ -73,10 +76,10 @@ class StyleGAN2Discriminator(ModelMixin, ConfigMixin):
         )
         self.last_conv = ScaledConv(widths[-1] + 1, widths[-1], 3, clamp=conv_clamp)
         self.hidden = ScaledLinear(widths[-1] * 16, widths[-1], active=True)
-        self.out = ScaledLinear(widths[-1], 1)
+        self.out = ScaledLinear(widths[-1], outputs)
 
     def forward(self, images: Tensor) -> Tensor:
-        """[B, 1] logits, high for real, of images [B, channels, R, R] in [-1, 1].
+        """[B, outputs] logits, high for real, of images [B, channels, R, R] in [-1, 1].
 
         An item's answer depends on its batch, see `batch_spread`. Raises `InputError` for another size.
         """
@@ -95,11 +98,18 @@ def build_discriminator(
 ) -> StyleGAN2Discriminator:
     """A discriminator with fresh weights, beside `build_generator`'s of the same preset and resolution."""
     if preset == "compact":
-        return StyleGAN2Discriminator(
-            resolution=64 if resolution is None else resolution, channel_base=1024, channel_max=128
-        )
+        return StyleGAN2Discriminator(resolution=64 if resolution is None else resolution, **_COMPACT)
     resolution = 512 if resolution is None else resolution
     if resolution not in PUBLISHED_RESOLUTIONS:
         accepted = f"expected one of {', '.join(map(str, PUBLISHED_RESOLUTIONS))}"
         raise InputError("resolution", resolution, accepted)
     return StyleGAN2Discriminator(resolution=resolution)
+
+
+def build_encoder(
+    preset: Literal["compact", "paper"], resolution: int, outputs: int
+) -> StyleGAN2Discriminator:
+    """A network of the same kind that tells `outputs` numbers of each picture, whatever else is in its
+    batch."""
+    sizes = _COMPACT if preset == "compact" else {}
+    return StyleGAN2Discriminator(resolution=resolution, group_size=1, outputs=outputs, **sizes)

@@ -212,16 +212,21 @@ def block_widths(resolution: int, channel_base: int, channel_max: int) -> list[t
 
 
 def build_generator(
-    preset: Literal["compact", "paper"] = "compact", resolution: int | None = None
+    preset: Literal["compact", "paper"] = "compact",
+    resolution: int | None = None,
+    *,
+    mapping_lr: float = 0.01,
 ) -> StyleGAN2Generator:
     """A generator with fresh weights: `compact` (64 px, codes of 128, 0.8 M parameters) or `paper`
-    (configuration F at 512 px by default). Raises `InputError` for a size that was never published."""
+    (configuration F at 512 px by default); `mapping_lr`: how fast its mapping network learns beside the rest.
+    Raises `InputError` for a size that was never published."""
     if preset == "compact":
         return StyleGAN2Generator(
             resolution=64 if resolution is None else resolution,
             z_dim=128,
             w_dim=128,
             mapping_layers=4,
+            mapping_lr=mapping_lr,
             channel_base=1024,
             channel_max=128,
         )
@@ -229,7 +234,7 @@ def build_generator(
     if resolution not in PUBLISHED_RESOLUTIONS:
         accepted = f"expected one of {', '.join(map(str, PUBLISHED_RESOLUTIONS))}"
         raise InputError("resolution", resolution, accepted)
-    return StyleGAN2Generator(resolution=resolution)
+    return StyleGAN2Generator(resolution=resolution, mapping_lr=mapping_lr)
 
 
 def mix_styles(first: Tensor, second: Tensor, crossover: Tensor | int) -> Tensor:

@@ -1,0 +1,95 @@
+"""Training of the generator by pictures it has to draw again (autoencoder.py), before the game or instead of
+it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from manyview.methods.refiner.autoencoder import AutoencoderOptions, CodeAutoencoder, as_settings
+from manyview.methods.refiner.train_generator import GeneratorTask
+from manyview.metrics.image import psnr
+from manyview.nets.stylegan2.discriminator import build_encoder
+from manyview.sampling.noise import item_noise, item_uniform
+
+_NOISE, _LATENTS, _CHOICE, _DIRECTIONS, _MIRROR = 0x616561, 0x616562, 0x616563, 0x616564, 0x616565
+_NUM_DRAWN_AGAIN = 128
+
+
+class AutoencoderTask(GeneratorTask):
+    """Data and validation as `GeneratorTask`; the export is a generator alone, which that task can go on
+    with (`initial`)."""
+
+    name = "refiner_autoencoder"
+    mapping_lr = 1.0
+    """As fast as the codes move that it has to follow."""
+
+    def __init__(
+        self,
+        folders: Sequence[Path],
+        shares: Sequence[float] = (),
+        validation: Path | None = None,
+        *,
+        autoencoder: AutoencoderOptions | None = None,
+        **shared: Any,
+    ) -> None:
+        """`shared`: as of `GeneratorTask`, but for `options`."""
+        super().__init__(folders, shares, validation, **shared)
+        self.autoencoder = autoencoder or AutoencoderOptions()
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        kept = {name: value for name, value in super().settings.items() if not name.startswith("gan_")}
+        return {**kept, **as_settings(self.autoencoder)}
+
+    def build(self) -> nn.Module:
+        """An encoder, and the generator, fresh or from `initial`."""
+        generator = self.first_generator()
+        encoder = build_encoder(self.preset, self.size, generator.w_dim)
+        return CodeAutoencoder(generator, encoder, self.autoencoder)
+
+    def batch(self, items: Tensor) -> dict[str, Tensor]:
+        """real [B, 3, R, R] in [-1, 1], mirrored or not."""
+        mirrored = item_uniform(self.seed, items, stream=_MIRROR) < 0.5 * self.options.mirror
+        views = [self._view(int(item)) for item in items]
+        views = [view.flip(-1) if turned else view for view, turned in zip(views, mirrored, strict=True)]
+        return {"real": torch.stack(views) * 2 - 1}
+
+    def loss(
+        self, model: nn.Module, batch: dict[str, Tensor], items: Tensor, seed: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        device, options = batch["real"].device, self.autoencoder
+        generator = _inner(model).generator
+        # The comparison of codes draws anew in every pass, by the pass's first item.
+        one = items[:1]
+        parts = model(
+            batch["real"],
+            item_noise(seed, items, (generator.w_dim,), stream=_NOISE).to(device),
+            item_noise(seed, one, (options.drawn, generator.z_dim), stream=_LATENTS)[0].to(device),
+            item_uniform(seed, one, (options.drawn,), stream=_CHOICE)[0].to(device),
+            item_noise(seed, one, (options.directions, generator.w_dim), stream=_DIRECTIONS)[0].to(device),
+        )
+        return parts.pop("loss"), parts
+
+    def validate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
+        """As `GeneratorTask`, and `psnr_val` of held-out pictures drawn from their codes."""
+        found = super().validate(model, device)
+        if self.sources.validation is None:
+            return found
+        networks = _inner(model)
+        real = self.held_out(_NUM_DRAWN_AGAIN).to(device)
+        scores = []
+        for part in real.split(32):
+            made = networks.draw(networks.encoder(part * 2 - 1).float())
+            scores.append(psnr((made.float() / 2 + 0.5).clamp(0, 1), part))
+        return {**found, "psnr_val": float(torch.cat(scores).mean())}
+
+
+def _inner(model: nn.Module) -> CodeAutoencoder:
+    networks = getattr(model, "module", model)
+    assert isinstance(networks, CodeAutoencoder), "the task trains an encoder and a generator"
+    return networks

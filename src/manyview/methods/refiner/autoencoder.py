@@ -40,7 +40,7 @@ class AutoencoderOptions:
     drawn: int = 512
     """Codes drawn for a comparison, and as many of the remembered."""
     directions: int = 128
-    """Random directions along which they are compared."""
+    """Random directions along which they are compared, beside those from code to code."""
 
 
 class CodeAutoencoder(nn.Module):
@@ -79,7 +79,7 @@ class CodeAutoencoder(nn.Module):
             parts = {
                 "reconstruction": pyramid_l1(made.float(), real),
                 "rate": codes.square().sum(dim=1).mean() / 2,
-                "matching": sliced_distance(drawn, others, directions),
+                "matching": sliced_distance(drawn, others, torch.cat([directions, _apart(others)])),
             }
         loss = parts["reconstruction"] + options.rate * parts["rate"] + options.matching * parts["matching"]
         return {"loss": loss, **parts}
@@ -93,6 +93,13 @@ class CodeAutoencoder(nn.Module):
         places = (int(self.count) + torch.arange(len(codes), device=codes.device)) % len(self.seen)
         self.seen[places] = codes
         self.count += len(codes)
+
+
+def _apart(codes: Tensor) -> Tensor:
+    """[N // 2, D] from code to code of [N, D]. Along random directions of many numbers all sets look alike;
+    these lie where codes differ most."""
+    half = len(codes) // 2
+    return codes[:half] - codes[half : 2 * half]
 
 
 def pyramid_l1(first: Tensor, second: Tensor, levels: int = _LEVELS) -> Tensor:
@@ -110,7 +117,7 @@ def pyramid_l1(first: Tensor, second: Tensor, levels: int = _LEVELS) -> Tensor:
 def sliced_distance(first: Tensor, second: Tensor, directions: Tensor) -> Tensor:
     """Squared Wasserstein distance of two sets [N, D] along each of `directions` [K, D], averaged, times D:
     for sets that differ by a shift the square of its length, on average."""
-    along = F.normalize(directions, dim=1)
+    along = F.normalize(directions, dim=1, eps=1e-6)
     ordered = [(points @ along.T).sort(dim=0).values for points in (first, second)]
     return (ordered[0] - ordered[1]).square().mean() * first.shape[1]
 

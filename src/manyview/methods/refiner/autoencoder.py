@@ -24,6 +24,7 @@ from manyview.nets.stylegan2.discriminator import StyleGAN2Discriminator
 from manyview.nets.stylegan2.generator import StyleGAN2Generator
 
 _LEVELS = 4
+_NARROW = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +80,7 @@ class CodeAutoencoder(nn.Module):
             parts = {
                 "reconstruction": pyramid_l1(made.float(), real),
                 "rate": codes.square().sum(dim=1).mean() / 2,
-                "matching": sliced_distance(drawn, others, torch.cat([directions, _apart(others)])),
+                "matching": matching_distance(drawn, others, directions),
             }
         loss = parts["reconstruction"] + options.rate * parts["rate"] + options.matching * parts["matching"]
         return {"loss": loss, **parts}
@@ -95,13 +96,6 @@ class CodeAutoencoder(nn.Module):
         self.count += len(codes)
 
 
-def _apart(codes: Tensor) -> Tensor:
-    """[N // 2, D] from code to code of [N, D]. Along random directions of many numbers all sets look alike;
-    these lie where codes differ most."""
-    half = len(codes) // 2
-    return codes[:half] - codes[half : 2 * half]
-
-
 def pyramid_l1(first: Tensor, second: Tensor, levels: int = _LEVELS) -> Tensor:
     """Mean absolute difference of [B, C, R, R] pictures, summed over the levels of a Laplacian pyramid: what
     each halving loses, and last what is left."""
@@ -112,6 +106,20 @@ def pyramid_l1(first: Tensor, second: Tensor, levels: int = _LEVELS) -> Tensor:
         total = total + (difference - larger).abs().mean()
         difference = smaller
     return total + difference.abs().mean()
+
+
+def matching_distance(drawn: Tensor, codes: Tensor, directions: Tensor) -> Tensor:
+    """`sliced_distance` of [N, D] codes drawn and encoded in units of the encoded ones' deviations along
+    their principal axes, over `directions` [K, D] there and the axes themselves.
+
+    In the codes' own units the widest numbers would be all that counts along most directions, and those that
+    say the colours would never be learnt. Deviations well below the noise's count as `_NARROW`.
+    """
+    mean = codes.mean(dim=0)
+    variances, axes = torch.linalg.eigh((codes - mean).T @ (codes - mean) / len(codes))
+    scale = axes * torch.rsqrt(variances.clamp_min(0) + _NARROW**2)
+    also = torch.eye(codes.shape[1], device=codes.device)
+    return sliced_distance((drawn - mean) @ scale, (codes - mean) @ scale, torch.cat([directions, also]))
 
 
 def sliced_distance(first: Tensor, second: Tensor, directions: Tensor) -> Tensor:

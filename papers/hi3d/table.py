@@ -127,7 +127,8 @@ def main(words: Sequence[str] | None = None) -> int:
         folders = (given.data, given.work, given.results, given.page, given.weights, given.one2one)
         folders = (*folders, given.upscaler) if given.upscaler else folders
         typed = sys.argv[1:] if words is None else words
-        text = write_tables(report, shown_command("papers/hi3d/table.py", typed, folders))
+        command = shown_command("papers/hi3d/table.py", typed, folders)
+        text = write_tables(report, command, goals=given.beside is None)
         write_json(given.results / f"{stem}.json", report)
         publish(given, stem, "Hi3D under the protocol orbit16", page, marks, text, text)
     except InputError as error:
@@ -146,8 +147,9 @@ def place_of(beside: str | None) -> tuple[str, tuple[str, str]]:
     return f"{STEM}_{beside}", (BEGIN_BESIDE.format(beside), END_BESIDE.format(beside))
 
 
-def write_tables(report: Mapping[str, Any], command: str) -> str:
-    """What was done, the tables, and what can be read off them."""
+def write_tables(report: Mapping[str, Any], command: str, *, goals: bool = True) -> str:
+    """What was done, the tables, and what can be read off them; `goals`: whether the levels to be reached
+    are, which few objects cannot say."""
     weights = report["weights"]
     rows = rows_of(report)
     lines = [
@@ -167,7 +169,7 @@ def write_tables(report: Mapping[str, Any], command: str) -> str:
         *_distance_table(rows),
         *_mesh_table(rows),
         "",
-        *claims(report),
+        *claims(report, goals=goals),
     ]
     notes = {**{name: row for name, row in report["rows"].items() if "skipped" in row}, **report["metrics"]}
     lines += [
@@ -188,7 +190,7 @@ def rows_of(report: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {report["method"]: report, **others}
 
 
-def claims(report: Mapping[str, Any]) -> list[str]:
+def claims(report: Mapping[str, Any], *, goals: bool = True) -> list[str]:
     """What the issue and the paper claim, in words, by the intervals of differences and means."""
     found = []
     rows = rows_of(report)
@@ -208,7 +210,7 @@ def claims(report: Mapping[str, Any]) -> list[str]:
         found.append(f"- psnr: {LABELS[NO_DEPTH]} is {words} ({estimate_cell(less, 2)} dB).")
     mean = next((report[key] for key in report if key.startswith("mean_of_")), {})
     for (what, goal), scores in zip(GOALS.items(), (report["metrics"], mean), strict=True):
-        if report["method"] in (HEADLINE, COARSE) and "mean" in scores.get("psnr", {}):
+        if goals and report["method"] in (HEADLINE, COARSE) and "mean" in scores.get("psnr", {}):
             level = scores["psnr"]["mean"]
             verdict = "reached" if level >= goal else "not reached"
             found.append(f"- PSNR of {what}: {level:.2f} dB; {goal} dB {verdict}.")

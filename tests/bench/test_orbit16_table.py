@@ -81,6 +81,8 @@ def test_table(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[s
     first, second = both.split("## Measured")[1:]
     assert "2 objects of" in first
     assert "1 objects of" in second
+    assert "19.5 dB not reached" in first
+    assert "19.5 dB" not in second
     assert (tmp_path / "results" / "hi3d_orbit16_meshes.json").is_file()
     assert json.loads((tmp_path / "results" / "hi3d_orbit16.json").read_text()) == again
     assert script.main([*own, "--beside", "a/b"]) == 2

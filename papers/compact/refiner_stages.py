@@ -4,7 +4,7 @@ there."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +99,9 @@ class RefinerStages:
                 else EncoderFeatures(load_component(CLIPVisionModelWithProjection, encoder, torch.float32)),
             }
             if redraws is not None:
-                return AutoencoderTask([self.views], autoencoder=AutoencoderOptions(**redraws), **shared)
+                how = AutoencoderOptions(**redraws)
+                how = replace(how, settling=min(how.settling, steps))
+                return AutoencoderTask([self.views], autoencoder=how, **shared)
             return GeneratorTask([self.views], options=GanOptions(**given), **shared)
         if stage == "refiner_yaw":
             return YawTask(self.views, self.held_out, **shared)

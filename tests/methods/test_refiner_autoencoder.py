@@ -1,5 +1,5 @@
-"""The generator as half of an autoencoder: its losses on known pictures and codes, who learns from what, the
-codes that are remembered, the run."""
+"""The generator as half of an autoencoder: its losses on known pictures, who learns from what, the codes
+that are remembered and drawn, the run."""
 
 from __future__ import annotations
 
@@ -9,13 +9,8 @@ import pytest
 import torch
 from tiny_refiner import NUMBERS, SIZE, tiny_generator, write_single_views
 
-from manyview.methods.refiner.autoencoder import (
-    AutoencoderOptions,
-    CodeAutoencoder,
-    matching_distance,
-    pyramid_l1,
-    sliced_distance,
-)
+from manyview.methods.refiner.autoencoder import AutoencoderOptions, CodeAutoencoder, pyramid_l1
+from manyview.methods.refiner.code_distribution import CodeDistribution, fit_mapping
 from manyview.methods.refiner.train_autoencoder import AutoencoderTask
 from manyview.methods.refiner.train_generator import GeneratorTask
 from manyview.nets.stylegan2.discriminator import StyleGAN2Discriminator
@@ -23,7 +18,7 @@ from manyview.nets.stylegan2.generator import StyleGAN2Generator
 from manyview.training.config import TrainConfig
 from manyview.training.loop import fit
 
-OPTIONS = AutoencoderOptions(remembered=6, drawn=16, directions=4)
+OPTIONS = AutoencoderOptions(remembered=6, settling=3)
 
 
 def networks(options: AutoencoderOptions = OPTIONS) -> CodeAutoencoder:
@@ -34,23 +29,10 @@ def networks(options: AutoencoderOptions = OPTIONS) -> CodeAutoencoder:
     return CodeAutoencoder(tiny_generator(), encoder, options).train()
 
 
-def tiny_generator_that_maps_fast() -> StyleGAN2Generator:
-    torch.manual_seed(5)
-    return StyleGAN2Generator(
-        resolution=SIZE, z_dim=8, w_dim=NUMBERS, mapping_layers=2, mapping_lr=1.0, channel_base=256,
-        channel_max=8,
-    )  # fmt: skip
-
-
-def one_pass(model: CodeAutoencoder, seed: int = 0) -> dict[str, torch.Tensor]:
-    draws = torch.Generator().manual_seed(seed)
-    return model(
-        torch.rand(4, 3, SIZE, SIZE, generator=draws) * 2 - 1,
-        torch.randn(4, NUMBERS, generator=draws),
-        torch.randn(16, 8, generator=draws),
-        torch.rand(16, generator=draws),
-        torch.randn(4, NUMBERS, generator=draws),
-    )
+def one_pass(model: CodeAutoencoder) -> dict[str, torch.Tensor]:
+    draws = torch.Generator().manual_seed(0)
+    pictures = torch.rand(4, 3, SIZE, SIZE, generator=draws) * 2 - 1
+    return model(pictures, torch.randn(4, NUMBERS, generator=draws))
 
 
 def test_the_pyramid_on_known_pictures() -> None:
@@ -65,54 +47,34 @@ def test_the_pyramid_on_known_pictures() -> None:
     assert float(pyramid_l1(black, black + halves)) > 0.5
 
 
-def test_the_distance_of_shifted_sets() -> None:
-    """Along the axes the squared lengths of a shift's parts, whichever order the points are in."""
-    draws = torch.Generator().manual_seed(0)
-    points, shift = torch.randn(64, 3, generator=draws), torch.tensor([1.0, -2.0, 0.5])
-    moved = points[torch.randperm(64, generator=draws)] + shift
-    found = sliced_distance(points, moved, 7 * torch.eye(3))
-    assert float(found) == pytest.approx(float(shift.square().sum()), rel=1e-5)
-    # Twice as wide: the mean square of the points themselves.
-    wide = float(sliced_distance(points, 2 * points, torch.eye(3)))
-    assert wide == pytest.approx(float(points.square().sum(dim=1).mean()), rel=1e-5)
-
-
 def test_who_learns_from_what() -> None:
-    """Mapping learns from the distance alone, the encoder from the rest, synthesis from the picture."""
+    """The encoder from both losses, synthesis from the picture, the mapping network from nothing."""
     model = networks()
-    one_pass(model)  # so that there are codes to compare with
-    parts = one_pass(model, 1)
-    groups = {
-        "mapping": list(model.generator.mapping.parameters()),
-        "synthesis": list(model.generator.blocks.parameters()),
-        "encoder": list(model.encoder.parameters()),
-    }
+    parts = one_pass(model)
+    groups = {"synthesis": model.generator.blocks, "encoder": model.encoder}
     learns = {
         loss: {
             name
-            for name, weights in groups.items()
+            for name, part in groups.items()
             if any(
                 g is not None and bool(g.any())
-                for g in torch.autograd.grad(parts[loss], weights, retain_graph=True, allow_unused=True)
+                for g in torch.autograd.grad(
+                    parts[loss], list(part.parameters()), retain_graph=True, allow_unused=True
+                )
             )
         }
-        for loss in ("reconstruction", "rate", "matching")
+        for loss in ("reconstruction", "rate")
     }
-    assert learns == {
-        "reconstruction": {"synthesis", "encoder"},
-        "rate": {"encoder"},
-        "matching": {"mapping"},
-    }
-    weighed = parts["reconstruction"] + OPTIONS.rate * parts["rate"] + OPTIONS.matching * parts["matching"]
-    torch.testing.assert_close(parts["loss"], weighed)
+    assert learns == {"reconstruction": {"synthesis", "encoder"}, "rate": {"encoder"}}
+    assert not any(weight.requires_grad for weight in model.generator.mapping.parameters())
+    torch.testing.assert_close(parts["loss"], parts["reconstruction"] + OPTIONS.rate * parts["rate"])
 
 
 def test_the_last_codes_are_remembered() -> None:
     model = networks()
     pictures = torch.rand(8, 3, SIZE, SIZE) * 2 - 1
-    z, choice, directions = torch.randn(16, 8), torch.rand(16), torch.randn(4, NUMBERS)
     for part in pictures.split(4):
-        model(part, torch.zeros(4, NUMBERS), z, choice, directions)
+        model(part, torch.zeros(4, NUMBERS))
     codes = model.encoder(pictures).detach()
     assert float(model.count) == 8
     # Six places: the first two codes have made room for the last two.
@@ -132,13 +94,12 @@ def test_a_code_is_a_pictures_own() -> None:
 def test_two_pictures_are_learnt() -> None:
     """Codes and drawings of a black and a grey picture come apart."""
     model = networks(AutoencoderOptions(rate=1e-3))
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2, betas=(0.9, 0.99))
+    weights = [*model.encoder.parameters(), *model.generator.blocks.parameters()]
+    optimizer = torch.optim.Adam(weights, lr=1e-2, betas=(0.9, 0.99))
     pictures = torch.stack([torch.full((3, SIZE, SIZE), level) for level in (-0.8, 0.4)])
     draws, found = torch.Generator().manual_seed(0), []
-    z, choice, directions = torch.randn(16, 8), torch.rand(16), torch.randn(4, NUMBERS)
     for _ in range(60):
-        noise = torch.randn(2, NUMBERS, generator=draws)
-        parts = model(pictures, noise, z, choice, directions)
+        parts = model(pictures, torch.randn(2, NUMBERS, generator=draws))
         found.append(float(parts["reconstruction"].detach()))
         optimizer.zero_grad()
         parts["loss"].backward()
@@ -148,46 +109,59 @@ def test_two_pictures_are_learnt() -> None:
     assert float(levels[1] - levels[0]) > 0.6
 
 
-def test_drawn_codes_come_to_lie_where_encoded_ones_do() -> None:
-    """Encoded codes are wide along one direction, less so along another and narrow else, about a mean of
-    their own; so are drawn ones after some passes."""
-    mapping = tiny_generator_that_maps_fast().mapping
+def turned_codes(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Codes that lie evenly within +-3 along one direction, normally with 1 along another, and hardly differ
+    else, about a mean of their own; and those directions as rows."""
     draws = torch.Generator().manual_seed(0)
-    widths, middle = torch.full((NUMBERS,), 0.2), torch.linspace(-1, 1, NUMBERS)
-    widths[3], widths[5] = 6.0, 1.0
-    codes = middle + widths * torch.randn(512, NUMBERS, generator=draws)
-    optimizer = torch.optim.Adam(mapping.parameters(), lr=5e-2)
-    for _ in range(300):
-        drawn = mapping(torch.randn(512, 8, generator=draws))
-        distance = matching_distance(drawn, codes, torch.randn(32, NUMBERS, generator=draws))
-        optimizer.zero_grad()
-        distance.backward()
-        optimizer.step()
-    found = mapping(torch.randn(2000, 8, generator=draws)).detach()
-    spread = found.std(dim=0)
-    assert spread.argsort(descending=True)[:2].tolist() == [3, 5]
-    assert float(spread[3]) == pytest.approx(6.0, rel=0.25)
-    assert float(spread[5]) == pytest.approx(1.0, rel=0.25)
-    narrow = widths < 1
-    assert float(spread[narrow].max()) < 0.6
-    assert float((found.mean(dim=0) - middle)[narrow].abs().max()) < 0.3
+    axes = torch.linalg.qr(torch.randn(NUMBERS, NUMBERS, generator=draws))[0]
+    numbers = 0.05 * torch.randn(count, NUMBERS, generator=draws)
+    numbers[:, 0] = 6 * torch.rand(count, generator=draws) - 3
+    numbers[:, 1] = torch.randn(count, generator=draws)
+    return torch.linspace(-1, 1, NUMBERS) + numbers @ axes, axes
 
 
-def test_the_matching_is_in_units_of_the_codes() -> None:
-    """Turning both sets changes nothing, as long as nothing is narrow; a shift by one deviation along an axis
-    is as far as along another."""
-    draws = torch.Generator().manual_seed(0)
-    codes = 100 * torch.randn(64, 3, generator=draws) * torch.tensor([1.0, 5.0, 30.0])
-    turn = torch.linalg.qr(torch.randn(3, 3, generator=draws))[0]
-    none = torch.zeros(0, 3)
-    assert float(matching_distance(codes, codes, none)) == pytest.approx(0, abs=1e-5)
-    deviations = codes.std(dim=0, correction=0)
-    far = [matching_distance(codes + deviations * axis, codes, none) for axis in torch.eye(3)]
-    turned = [
-        matching_distance((codes + deviations * axis) @ turn, codes @ turn, none) for axis in torch.eye(3)
-    ]
-    torch.testing.assert_close(torch.stack(turned), torch.stack(far), rtol=1e-3, atol=1e-4)
-    assert all(0.5 < float(one) < 2 for one in far)
+def test_drawn_codes_lie_as_the_codes_do() -> None:
+    codes, axes = turned_codes(4000)
+    distribution = CodeDistribution(codes)
+    z = torch.randn(4000, NUMBERS, generator=torch.Generator().manual_seed(1))
+    drawn = (distribution.draw(z) - torch.linspace(-1, 1, NUMBERS)) @ axes.T
+    even, normal = drawn[:, 0].abs(), drawn[:, 1]
+    assert float(even.max()) < 3.2
+    assert float((even < 1.5).float().mean()) == pytest.approx(0.5, abs=0.05)  # even, not normal
+    assert float(normal.std()) == pytest.approx(1, abs=0.05)
+    assert float(drawn[:, 2:].std()) < 0.08
+    # Quantiles to quantiles: what is in the middle stays, what is drawn as the outermost is the outermost.
+    torch.testing.assert_close(
+        distribution.draw(torch.zeros(1, NUMBERS))[0],
+        distribution.mean + distribution.axes @ distribution.quantiles.median(dim=0).values,
+        atol=1e-2,
+        rtol=0,
+    )
+    far = torch.zeros(1, NUMBERS)
+    far[0, 0] = 40.0
+    along = (distribution.draw(far)[0] - distribution.mean) @ distribution.axes[:, 0]
+    assert float(along) == pytest.approx(float(distribution.quantiles[-1, 0]), abs=1e-4)
+    # Fewer latents than numbers: only the widest axes move.
+    few = distribution.draw(torch.randn(50, 2)) - distribution.mean
+    assert float((few @ distribution.axes[:, 2:]).abs().max()) < 1e-4
+
+
+def test_the_mapping_learns_to_draw_them() -> None:
+    torch.manual_seed(5)
+    generator = StyleGAN2Generator(
+        resolution=SIZE, z_dim=NUMBERS, w_dim=NUMBERS, mapping_layers=3, mapping_lr=1.0, channel_base=256,
+        channel_max=8,
+    )  # fmt: skip
+    blocks = [weight.clone() for weight in generator.blocks.parameters()]
+    distribution = CodeDistribution(turned_codes(500)[0])
+    fit_mapping(generator, distribution, 500, seed=0)
+    # Latents of the length that the mapping network gives all of them.
+    z = torch.randn(2000, NUMBERS, generator=torch.Generator().manual_seed(2))
+    z = z * torch.rsqrt(z.square().mean(dim=1, keepdim=True))
+    told, wanted = generator.map(z)[:, 0].detach(), distribution.draw(z)
+    assert float((told - wanted).square().sum(dim=1).mean()) < 0.1 * float(wanted.var(dim=0).sum())
+    assert float((generator.w_mean - told.mean(dim=0)).abs().max()) < 0.2
+    assert all(map(torch.equal, blocks, generator.blocks.parameters()))
 
 
 def test_run_resumes_exactly_and_a_game_goes_on_with_it(tmp_path: Path) -> None:

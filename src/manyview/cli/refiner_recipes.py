@@ -158,7 +158,7 @@ def refiner_task(recipe: Recipe, folders: list[Path], held_out: Path | None, con
             "size": recipe.size,
             "feature_net": None if held_out is None else _feature_net(),
         }
-        return _generator_task(stage, flags, folders, recipe.shares, held_out, shared)
+        return _generator_task(stage, flags, folders, recipe.shares, held_out, config.steps, shared)
     if stage == "yaw":
         from manyview.methods.refiner.train_yaw import YawTask
 
@@ -207,14 +207,16 @@ def _generator_task(
     folders: list[Path],
     shares: tuple[float, ...],
     held_out: Path | None,
+    steps: int,
     shared: dict[str, Any],
 ) -> Task:
     if stage == "autoencoder":
         from manyview.methods.refiner.autoencoder import AutoencoderOptions
         from manyview.methods.refiner.train_autoencoder import AutoencoderTask
 
-        drawn = AutoencoderOptions(rate=flags.rate)
-        return AutoencoderTask(folders, shares, held_out, autoencoder=drawn, **shared)
+        settling = min(AutoencoderOptions.settling, steps)
+        redrawn = AutoencoderOptions(rate=flags.rate, settling=settling)
+        return AutoencoderTask(folders, shares, held_out, autoencoder=redrawn, **shared)
     from manyview.methods.refiner.gan import GanOptions
     from manyview.methods.refiner.train_generator import GeneratorTask
 

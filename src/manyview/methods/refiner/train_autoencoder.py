@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from manyview.methods.refiner.autoencoder import AutoencoderOptions, CodeAutoencoder, as_settings
+from manyview.methods.refiner.code_distribution import CodeDistribution, fit_mapping
 from manyview.methods.refiner.train_generator import GeneratorTask
 from manyview.metrics.image import psnr
 from manyview.nets.stylegan2.discriminator import build_encoder
 from manyview.sampling.noise import item_noise, item_uniform
 
-_NOISE, _LATENTS, _CHOICE, _DIRECTIONS, _MIRROR = 0x616561, 0x616562, 0x616563, 0x616564, 0x616565
+_NOISE, _MIRROR = 0x616561, 0x616565
 _NUM_DRAWN_AGAIN = 128
 
 
@@ -26,7 +27,7 @@ class AutoencoderTask(GeneratorTask):
 
     name = "refiner_autoencoder"
     mapping_lr = 1.0
-    """As fast as the codes move that it has to follow."""
+    """It learns alone, at the end."""
 
     def __init__(
         self,
@@ -62,18 +63,16 @@ class AutoencoderTask(GeneratorTask):
     def loss(
         self, model: nn.Module, batch: dict[str, Tensor], items: Tensor, seed: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        device, options = batch["real"].device, self.autoencoder
-        generator = _inner(model).generator
-        # The comparison of codes draws anew in every pass, by the pass's first item.
-        one = items[:1]
-        parts = model(
-            batch["real"],
-            item_noise(seed, items, (generator.w_dim,), stream=_NOISE).to(device),
-            item_noise(seed, one, (options.drawn, generator.z_dim), stream=_LATENTS)[0].to(device),
-            item_uniform(seed, one, (options.drawn,), stream=_CHOICE)[0].to(device),
-            item_noise(seed, one, (options.directions, generator.w_dim), stream=_DIRECTIONS)[0].to(device),
-        )
+        real = batch["real"]
+        noise = item_noise(seed, items, (_inner(model).generator.w_dim,), stream=_NOISE)
+        parts = model(real, noise.to(real.device))
         return parts.pop("loss"), parts
+
+    def made(self, model: nn.Module, z: Tensor) -> Tensor:
+        """From codes drawn as those seen last lie: the mapping network knows nothing of them yet."""
+        networks = _inner(model)
+        known = networks.seen[: int(min(networks.count, len(networks.seen)))]
+        return networks.draw(CodeDistribution(known).draw(z))
 
     def validate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
         """As `GeneratorTask`, and `psnr_val` of held-out pictures drawn from their codes."""
@@ -87,6 +86,16 @@ class AutoencoderTask(GeneratorTask):
             made = networks.draw(networks.encoder(part * 2 - 1).float())
             scores.append(psnr((made.float() / 2 + 0.5).clamp(0, 1), part))
         return {**found, "psnr_val": float(torch.cat(scores).mean())}
+
+    def export(self, model: nn.Module, folder: Path) -> None:
+        """The generator in float16, its mapping network fitted to the finished encoder's codes."""
+        networks, options = _inner(model), self.autoencoder
+        device = networks.seen.device
+        with torch.no_grad():
+            batches = torch.arange(options.remembered).split(32)
+            codes = [networks.encoder(self.batch(items)["real"].to(device)).float() for items in batches]
+        fit_mapping(networks.generator, CodeDistribution(torch.cat(codes)), options.settling, self.seed)
+        super().export(model, folder)
 
 
 def _inner(model: nn.Module) -> CodeAutoencoder:

@@ -133,7 +133,7 @@ class GeneratorTask(Task):
         generator = _generator(model)
         seeds = torch.arange(_NUM_VALIDATED)
         z = item_noise(self.seed, seeds, (generator.z_dim,), stream=_VALIDATION)
-        made = torch.cat([generator(part.to(device), noise="none") for part in z.split(32)])
+        made = torch.cat([self.made(model, part.to(device)) for part in z.split(32)])
         made = (made.float() / 2 + 0.5).clamp(0, 1)
         found = {"spread_val": float(made.std(dim=0).mean())}
         if self.feature_net is not None:
@@ -142,6 +142,10 @@ class GeneratorTask(Task):
             features = [torch.cat([net(p) for p in x.to(device).split(32)]) for x in both]
             found["kernel_val"] = kernel_distance(*features)
         return found
+
+    def made(self, model: nn.Module, z: Tensor) -> Tensor:
+        """[B, 3, R, R] about [-1, 1] of latents z [B, Z]."""
+        return _generator(model)(z, noise="none")
 
     def export(self, model: nn.Module, folder: Path) -> None:
         """The generator in float16."""

@@ -159,7 +159,7 @@ def test_the_mapping_learns_to_draw_them() -> None:
     z = torch.randn(2000, NUMBERS, generator=torch.Generator().manual_seed(2))
     z = z * torch.rsqrt(z.square().mean(dim=1, keepdim=True))
     told, wanted = generator.map(z)[:, 0].detach(), distribution.draw(z)
-    assert float((told - wanted).square().sum(dim=1).mean()) < 0.1 * float(wanted.var(dim=0).sum())
+    assert float((told - wanted).square().sum(dim=1).mean()) < 0.15 * float(wanted.var(dim=0).sum())
     assert float((generator.w_mean - told.mean(dim=0)).abs().max()) < 0.2
     assert all(map(torch.equal, blocks, generator.blocks.parameters()))
 

@@ -313,6 +313,7 @@ _REFINING: dict[str, Any] = {
 }
 PARTS |= {
     "refiner_generator": Part(
+        # As half of an autoencoder: the game shows one outline in all colours after so many pictures.
         stage="refiner_generator",
         steps=5400,
         batch_size=32,

@@ -43,10 +43,12 @@ def small():
     module.FINE_ELEVATIONS, module.FINE_OBJECTS, module.OWN_STEPS = (30.0,), 10, 1
     module.MORE_MEAN_MESHES, module.MEAN_STEPS = 1, 1
     module.ANIMALS, module.HELD_OUT_ANIMALS = 20, 40
-    module.SEARCH = module.SearchOptions(num_samples=200, num_components=2, searched=1, num_codes=1)
+    module.SEARCH = module.SearchOptions(num_samples=200, num_components=6, searched=6, num_codes=4)
     for name, part in module.PARTS.items():
         steps = {VAE_STEPS * 10} if name == "vae" else 20
         options = {{**part.options, "crop": 8}} if part.stage == "hi3d_refine" else part.options
+        # After two steps an autoencoder draws one picture of all codes, in which no sweep finds a turn.
+        options = {{}} if part.stage == "refiner_generator" else options
         module.PARTS[name] = replace(part, steps=steps, batch_size=2, options=options)
     return module
 """

@@ -4,7 +4,7 @@ there."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +99,7 @@ class RefinerStages:
                 else EncoderFeatures(load_component(CLIPVisionModelWithProjection, encoder, torch.float32)),
             }
             if redraws is not None:
-                how = AutoencoderOptions(**redraws)
-                how = replace(how, settling=min(how.settling, steps))
+                how = AutoencoderOptions(**redraws).within(steps)
                 return AutoencoderTask([self.views], autoencoder=how, **shared)
             return GeneratorTask([self.views], options=GanOptions(**given), **shared)
         if stage == "refiner_yaw":

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_refiner import NUMBERS, SIZE, tiny_generator, write_single_views
+from tiny_refiner import NUMBERS, SIZE, short_run, tiny_generator, write_single_views
 
 from manyview.methods.refiner.autoencoder import AutoencoderOptions, CodeAutoencoder, pyramid_l1
 from manyview.methods.refiner.code_distribution import CodeDistribution, fit_mapping
@@ -15,8 +15,6 @@ from manyview.methods.refiner.train_autoencoder import AutoencoderTask
 from manyview.methods.refiner.train_generator import GeneratorTask
 from manyview.nets.stylegan2.discriminator import StyleGAN2Discriminator
 from manyview.nets.stylegan2.generator import StyleGAN2Generator
-from manyview.training.config import TrainConfig
-from manyview.training.loop import fit
 
 OPTIONS = AutoencoderOptions(remembered=6, settling=3)
 
@@ -170,20 +168,7 @@ def test_run_resumes_exactly_and_a_game_goes_on_with_it(tmp_path: Path) -> None:
     def train(out: Path, stop: int | None = None) -> None:
         task = AutoencoderTask([data], validation=data, size=SIZE, autoencoder=OPTIONS)
         task.build = networks
-        config = TrainConfig(
-            steps=4,
-            batch_size=2,
-            clip_norm=None,
-            weight_decay=0.0,
-            warmup_steps=0,
-            log_every=1,
-            validate_every=4,
-            device="cpu",
-            dtype="fp32",
-            stop_after_steps=stop,
-            tensorboard=False,
-        )
-        fit(task, config, out, resume=True, progress=False)
+        short_run(task, out, stop)
 
     train(tmp_path / "whole")
     with pytest.raises(Exception, match="stopped after step 2"):

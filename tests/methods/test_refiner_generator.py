@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_refiner import SIZE, tiny_discriminator, tiny_generator, write_single_views
+from tiny_refiner import SIZE, short_run, tiny_discriminator, tiny_generator, write_single_views
 from torch import nn
 
 from manyview.errors import InputError
@@ -16,8 +16,6 @@ from manyview.methods.refiner.gan import GanNetworks, GanOptions, gradient_penal
 from manyview.methods.refiner.single_views import SingleViewSet, pack_single_views
 from manyview.methods.refiner.train_generator import GeneratorTask
 from manyview.nets.stylegan2.generator import StyleGAN2Generator
-from manyview.training.config import TrainConfig
-from manyview.training.loop import fit
 
 
 def networks(**options: float) -> GanNetworks:
@@ -187,21 +185,7 @@ def test_run_resumes_exactly_and_exports_a_generator(tmp_path: Path) -> None:
     def train(out: Path, stop: int | None = None) -> None:
         task = GeneratorTask([data], validation=data, size=SIZE, options=GanOptions(r1_every=2))
         task.build = lambda: GanNetworks(tiny_generator(), tiny_discriminator(), task.options)
-        config = TrainConfig(
-            steps=4,
-            batch_size=2,
-            betas=(0.0, 0.99),
-            clip_norm=None,
-            weight_decay=0.0,
-            warmup_steps=0,
-            log_every=1,
-            validate_every=4,
-            device="cpu",
-            dtype="fp32",
-            stop_after_steps=stop,
-            tensorboard=False,
-        )
-        fit(task, config, out, resume=True, progress=False)
+        short_run(task, out, stop, betas=(0.0, 0.99))
 
     train(tmp_path / "whole")
     with pytest.raises(Exception, match="stopped after step 2"):

@@ -20,6 +20,9 @@ from manyview.methods.refiner.yaw_net import YawNet
 from manyview.nets.monodepth.disparity import DisparityNet
 from manyview.nets.stylegan2.discriminator import StyleGAN2Discriminator
 from manyview.nets.stylegan2.generator import StyleGAN2Generator
+from manyview.training.config import TrainConfig
+from manyview.training.loop import fit
+from manyview.training.task import Task
 from manyview.weights import write_bundle
 
 SIZE, ROWS, NUMBERS = 64, 10, 8
@@ -135,3 +138,22 @@ def write_single_views(folder: Path, count: int = 6, size: int = SIZE) -> Path:
     np.save(folder / "yaws_00000000.npy", yaws)
     write_shard(folder, 0, images, depths=codes.encode(depths))
     return folder
+
+
+def short_run(task: Task, out: Path, stop: int | None = None, **more: Any) -> None:
+    """Train a task for four steps of two items, or go on with it; `stop`: after so many."""
+    config = TrainConfig(
+        steps=4,
+        batch_size=2,
+        clip_norm=None,
+        weight_decay=0.0,
+        warmup_steps=0,
+        log_every=1,
+        validate_every=4,
+        device="cpu",
+        dtype="fp32",
+        stop_after_steps=stop,
+        tensorboard=False,
+        **more,
+    )
+    fit(task, config, out, resume=True, progress=False)

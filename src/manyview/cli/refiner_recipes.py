@@ -214,8 +214,7 @@ def _generator_task(
         from manyview.methods.refiner.autoencoder import AutoencoderOptions
         from manyview.methods.refiner.train_autoencoder import AutoencoderTask
 
-        settling = min(AutoencoderOptions.settling, steps)
-        redrawn = AutoencoderOptions(rate=flags.rate, settling=settling)
+        redrawn = AutoencoderOptions(rate=flags.rate).within(steps)
         return AutoencoderTask(folders, shares, held_out, autoencoder=redrawn, **shared)
     from manyview.methods.refiner.gan import GanOptions
     from manyview.methods.refiner.train_generator import GeneratorTask

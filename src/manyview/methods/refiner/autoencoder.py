@@ -12,7 +12,7 @@ distribution then is, the mapping network learns at the end (code_distribution.p
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -37,6 +37,10 @@ class AutoencoderOptions:
     settling: int = 4000
     """Passes in which the mapping network learns that distribution, at the end."""
 
+    def within(self, steps: int) -> AutoencoderOptions:
+        """The same for a training of so many steps, after which none settles longer than it learnt."""
+        return replace(self, settling=min(self.settling, steps))
+
 
 class CodeAutoencoder(nn.Module):
     """Encoder, generator, and the codes seen last."""
@@ -54,7 +58,7 @@ class CodeAutoencoder(nn.Module):
         generator.mapping.requires_grad_(False)
         self.generator, self.encoder, self.options = generator, encoder, options
         self.register_buffer("seen", torch.zeros(options.remembered, generator.w_dim))
-        self.register_buffer("count", torch.zeros(()))  # float as all that is averaged over training
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
 
     def forward(self, real: Tensor, noise: Tensor) -> dict[str, Tensor]:
         """`loss`, and its parts `reconstruction` and `rate`.

@@ -72,7 +72,8 @@ class AutoencoderTask(GeneratorTask):
         """From codes drawn as those seen last lie: the mapping network knows nothing of them yet."""
         networks = _inner(model)
         known = networks.seen[: int(min(networks.count, len(networks.seen)))]
-        return networks.draw(CodeDistribution(known).draw(z))
+        codes = CodeDistribution(known).draw(z)
+        return torch.cat([networks.draw(part) for part in codes.split(32)])
 
     def validate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
         """As `GeneratorTask`, and `psnr_val` of held-out pictures drawn from their codes."""

@@ -133,8 +133,7 @@ class GeneratorTask(Task):
         generator = _generator(model)
         seeds = torch.arange(_NUM_VALIDATED)
         z = item_noise(self.seed, seeds, (generator.z_dim,), stream=_VALIDATION)
-        made = torch.cat([self.made(model, part.to(device)) for part in z.split(32)])
-        made = (made.float() / 2 + 0.5).clamp(0, 1)
+        made = (self.made(model, z.to(device)).float() / 2 + 0.5).clamp(0, 1)
         found = {"spread_val": float(made.std(dim=0).mean())}
         if self.feature_net is not None:
             net = self.feature_net.to(device)
@@ -144,8 +143,9 @@ class GeneratorTask(Task):
         return found
 
     def made(self, model: nn.Module, z: Tensor) -> Tensor:
-        """[B, 3, R, R] about [-1, 1] of latents z [B, Z]."""
-        return _generator(model)(z, noise="none")
+        """[N, 3, R, R] about [-1, 1] of latents z [N, Z]."""
+        generator = _generator(model)
+        return torch.cat([generator(part, noise="none") for part in z.split(32)])
 
     def export(self, model: nn.Module, folder: Path) -> None:
         """The generator in float16."""

@@ -299,7 +299,7 @@ PARTS |= {
 }
 
 # The refiner: a generator of animals, the net that measures yaw (for validation and the table alone), depth
-# and pose taught by the generator's sweeps, and the refiner. 172 800 pictures for the generator.
+# and pose taught by the generator's sweeps, and the refiner. 128 000 pictures for the generator.
 _REFINING: dict[str, Any] = {
     "stage": "refiner",
     "steps": 2000,
@@ -311,20 +311,22 @@ _REFINING: dict[str, Any] = {
     "seed": 0,
     "validate_every": 250,
 }
+_REACH = 2.0
+"""How far the refiner's codes are turned: all yaws are within so many deviations."""
 PARTS |= {
     "refiner_generator": Part(
         # As half of an autoencoder: the game shows one outline in all colours after so many pictures.
         stage="refiner_generator",
-        steps=5400,
+        steps=4000,
         batch_size=32,
         lr=2e-3,
         warmup_steps=50,
         ema_decay=0.998,
         weight_decay=0.0,
         seed=0,
-        validate_every=540,
+        validate_every=500,
         clip_norm=None,
-        options={"autoencoder": {"rate": 1e-4}},
+        options={"autoencoder": {"rate": 2e-4}},
     ),
     "refiner_yaw": Part(
         stage="refiner_yaw",
@@ -347,12 +349,13 @@ PARTS |= {
         weight_decay=1e-4,
         seed=0,
         validate_every=200,
+        options={"reach": _REACH, "yaw_range": 60.0},
     ),
-    "refiner": Part(**_REFINING),
+    "refiner": Part(**_REFINING, options={"reach": _REACH}),
     # What the table of its losses needs beside it, trained where it is named.
     **{
         f"refiner_no_{name}": Part(
-            **{**_REFINING, "stage": "refiner_ablations"}, options={"without": (name,)}
+            **{**_REFINING, "stage": "refiner_ablations"}, options={"reach": _REACH, "without": (name,)}
         )
         for name in ("warp", "latent", "feature", "guard")
     },

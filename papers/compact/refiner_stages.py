@@ -114,9 +114,10 @@ class RefinerStages:
                 yaw_net=self.export("refiner_yaw"),
                 **shared,
             )
+        given = dict(options)
         losses = RefinerLosses()
-        for name in options.get("without", ()):
+        for name in given.pop("without", ()):
             losses = losses.without(name)
         return RefinerTask(
-            self.export("refiner_generator"), self.export("refiner_depth"), losses=losses, **shared
+            self.export("refiner_generator"), self.export("refiner_depth"), losses=losses, **given, **shared
         )

@@ -96,7 +96,7 @@ MORE_MEAN_MESHES = 50
 MEAN_STEPS = 10
 ANIMALS, HELD_OUT_ANIMALS, ANIMAL_SIZE = 6000, 1500, 64
 """For the refiner: procedural animals of its own, one view each, and pixels a side."""
-SEARCH = SearchOptions()
+SEARCH = SearchOptions(symmetric=True, amount=1.0)
 """How the direction that turns them is looked for."""
 
 

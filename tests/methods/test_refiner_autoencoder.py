@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny_refiner import NUMBERS, SIZE, short_run, tiny_generator, write_single_views
 
-from manyview.methods.refiner.autoencoder import AutoencoderOptions, CodeAutoencoder, pyramid_l1
+from manyview.methods.refiner.autoencoder import AutoencoderOptions, CodeAutoencoder, pyramid_l1, told_twice
 from manyview.methods.refiner.code_distribution import CodeDistribution, fit_mapping
 from manyview.methods.refiner.train_autoencoder import AutoencoderTask
 from manyview.methods.refiner.train_generator import GeneratorTask
@@ -61,11 +61,44 @@ def test_who_learns_from_what() -> None:
                 )
             )
         }
-        for loss in ("reconstruction", "rate")
+        for loss in ("reconstruction", "rate", "told_twice")
     }
-    assert learns == {"reconstruction": {"synthesis", "encoder"}, "rate": {"encoder"}}
+    assert learns == {
+        "reconstruction": {"synthesis", "encoder"},
+        "rate": {"encoder"},
+        "told_twice": {"encoder"},
+    }
     assert not any(weight.requires_grad for weight in model.generator.mapping.parameters())
-    torch.testing.assert_close(parts["loss"], parts["reconstruction"] + OPTIONS.rate * parts["rate"])
+    costs = OPTIONS.rate * parts["rate"] + OPTIONS.apart * parts["told_twice"]
+    torch.testing.assert_close(parts["loss"], parts["reconstruction"] + costs)
+
+
+@pytest.mark.parametrize("odd", [0, 1, 3])
+def test_mirrored_pictures_have_mirrored_codes(odd: int) -> None:
+    model = networks(AutoencoderOptions(odd=odd, remembered=6))
+    pictures = torch.rand(3, 3, SIZE, SIZE) * 2 - 1
+    codes, mirrored = model.encode(pictures), model.encode(pictures.flip(-1))
+    if not odd:
+        assert not torch.allclose(codes, mirrored, atol=1e-3)
+        return
+    torch.testing.assert_close(mirrored[:, :odd], -codes[:, :odd])
+    torch.testing.assert_close(mirrored[:, odd:], codes[:, odd:])
+    assert float(codes.detach().abs().min(dim=0).values.max()) > 0
+
+
+def test_what_a_code_tells_twice() -> None:
+    """Nothing where the rest follows the sign alone or nothing; its variance where it follows the size."""
+    turn = torch.linspace(-1, 1, 101)[:, None].requires_grad_(True)
+    size = turn.detach().abs()
+    even = (size - size.mean()) / size.std()
+    assert float(told_twice(torch.cat([turn, 3 * turn], dim=1).detach(), 1)) < 1e-6
+    rest = (2 * even).requires_grad_(True)
+    found = told_twice(torch.cat([turn, rest], dim=1), 1)
+    assert float(found.detach()) == pytest.approx(4, rel=0.03)
+    grads = torch.autograd.grad(found, [turn, rest])
+    assert not bool(grads[0].any())  # the turn learns nothing of it
+    assert bool(grads[1].any())
+    assert float(told_twice(turn.detach(), 0)) == 0
 
 
 def test_the_last_codes_are_remembered() -> None:
@@ -73,7 +106,7 @@ def test_the_last_codes_are_remembered() -> None:
     pictures = torch.rand(8, 3, SIZE, SIZE) * 2 - 1
     for part in pictures.split(4):
         model(part, torch.zeros(4, NUMBERS))
-    codes = model.encoder(pictures).detach()
+    codes = model.encode(pictures).detach()
     assert float(model.count) == 8
     # Six places: the first two codes have made room for the last two.
     torch.testing.assert_close(model.seen, torch.cat([codes[6:], codes[2:6]]))
@@ -103,7 +136,7 @@ def test_two_pictures_are_learnt() -> None:
         parts["loss"].backward()
         optimizer.step()
     assert found[-1] < 0.5 * found[0]
-    levels = model.draw(model.encoder(pictures)).detach().mean(dim=(1, 2, 3))
+    levels = model.draw(model.encode(pictures)).detach().mean(dim=(1, 2, 3))
     assert float(levels[1] - levels[0]) > 0.6
 
 

@@ -60,6 +60,8 @@ _OWN = {
     "warp_features": ("refiner",),
     "focal": ("depth",),
     "learn_focal": ("depth",),
+    "symmetric": ("depth",),
+    "yaw_range": ("depth",),
     "unmasked": ("depth", "refiner"),
     "reach": ("depth", "refiner"),
     "r1": ("generator",),
@@ -67,6 +69,7 @@ _OWN = {
     "style_mixing": ("generator",),
     "path_length": ("generator",),
     "rate": ("autoencoder",),
+    "odd": ("autoencoder",),
 }
 
 
@@ -91,6 +94,12 @@ class RefinerTrainFlags:
     """refiner --stage depth: focal length in picture widths; 1.09 when not given."""
     learn_focal: bool = False
     """refiner --stage depth: learn it from there."""
+    symmetric: bool = False
+    """refiner --stage depth: objects are their own mirror images, so mirrored pictures show which direction
+    turns them."""
+    yaw_range: float | None = None
+    """refiner --stage depth: degrees to either side of the front within which the generator's pictures are
+    known to be spread evenly; outlines tell how far is turned when not given."""
     unmasked: bool = False
     """refiner --stage depth, refiner: look at the whole picture, not at the object alone."""
     reach: float = 3.0
@@ -104,8 +113,11 @@ class RefinerTrainFlags:
     """refiner --stage generator: how often a picture has the styles of two codes."""
     path_length: float = 0.0
     """refiner --stage generator: weight of the path lengths' regularisation."""
-    rate: float = 1e-4
+    rate: float = 2e-4
     """refiner --stage autoencoder: what large codes cost; more for fewer meaningful numbers in a code."""
+    odd: int = 1
+    """refiner --stage autoencoder: how many numbers of a code change sign where a picture is mirrored; 0 for
+    objects that are not their own mirror images."""
 
 
 def check_refiner(recipe: Recipe) -> None:
@@ -142,6 +154,8 @@ def check_refiner(recipe: Recipe) -> None:
     check_range("--style-mixing", flags.style_mixing, 0, 1)
     check_range("--path-length", flags.path_length, 0, 1e6)
     check_range("--rate", flags.rate, 0, 1)
+    check_range("--odd", flags.odd, 0, 64)
+    check_range("--yaw-range", flags.yaw_range, 1, 180)
 
 
 def refiner_task(recipe: Recipe, folders: list[Path], held_out: Path | None, config: TrainConfig) -> Task:
@@ -166,6 +180,7 @@ def refiner_task(recipe: Recipe, folders: list[Path], held_out: Path | None, con
     assert flags.generator is not None, "checked with the recipe"
     if stage == "depth":
         from manyview.methods.refiner.pose import FOCAL
+        from manyview.methods.refiner.sweep_frames import SearchOptions
         from manyview.methods.refiner.train_depth import DepthOptions, SelfTaughtTask
 
         looked = DepthOptions(
@@ -173,6 +188,8 @@ def refiner_task(recipe: Recipe, folders: list[Path], held_out: Path | None, con
             reach=flags.reach,
             focal=flags.focal or FOCAL,
             learned_focal=flags.learn_focal,
+            yaw_range=flags.yaw_range or 0.0,
+            search=SearchOptions(symmetric=flags.symmetric),
         )
         return SelfTaughtTask(
             flags.generator,
@@ -214,7 +231,7 @@ def _generator_task(
         from manyview.methods.refiner.autoencoder import AutoencoderOptions
         from manyview.methods.refiner.train_autoencoder import AutoencoderTask
 
-        redrawn = AutoencoderOptions(rate=flags.rate).within(steps)
+        redrawn = AutoencoderOptions(rate=flags.rate, odd=flags.odd).within(steps)
         return AutoencoderTask(folders, shares, held_out, autoencoder=redrawn, **shared)
     from manyview.methods.refiner.gan import GanOptions
     from manyview.methods.refiner.train_generator import GeneratorTask

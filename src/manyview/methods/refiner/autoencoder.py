@@ -5,7 +5,10 @@ An encoder tells the code of a picture, the generator draws the picture from tha
 is the same for every number of a code and large codes cost, so what matters most to a picture (which way the
 object is turned, how large it is) is spread furthest: the principal directions of the codes are then
 meaningful, as GANSpace wants them, and a small step changes little. It is a variational autoencoder (Kingma,
-Welling 2014) whose posterior has the variance 1. Pictures are compared by L1 over a Laplacian pyramid
+Welling 2014) whose posterior has the variance 1. An object that is its own mirror image turns the other way
+in a mirrored picture, and nothing else about it changes: the first number of a code changes sign where the
+picture is mirrored, all others are the same, and are kept from telling how far it is turned a second time.
+Pictures are compared by L1 over a Laplacian pyramid
 (Bojanowski et al. 2018, "Optimizing the latent space of generative networks", section 3). What the codes'
 distribution then is, the mapping network learns at the end (code_distribution.py).
 """
@@ -29,9 +32,14 @@ _LEVELS = 4
 class AutoencoderOptions:
     """How codes are kept small, and learnt to be drawn."""
 
-    rate: float = 1e-4
+    rate: float = 2e-4
     """Weight of half a code's squared length, beside the pyramid's L1: more gives fewer meaningful numbers in
     a code and smoother changes, less gives sharper pictures of the training's own."""
+    odd: int = 1
+    """First numbers of a code that change sign where a picture is mirrored; all others stay. 0 for objects
+    that are not their own mirror images."""
+    apart: float = 2e-3
+    """Weight of what the other numbers' variance has to do with the size of those."""
     remembered: int = 4096
     """Codes from which their distribution is known."""
     settling: int = 4000
@@ -65,14 +73,27 @@ class CodeAutoencoder(nn.Module):
 
         real [B, 3, R, R] in [-1, 1]; noise [B, D] normal.
         """
-        codes = self.encoder(real).float()
+        options = self.options
+        codes = self.encode(real)
         if self.training:
             self._remember(codes.detach())
         parts = {
             "reconstruction": pyramid_l1(self.draw(codes + noise).float(), real),
             "rate": codes.square().sum(dim=1).mean() / 2,
+            "told_twice": told_twice(codes, options.odd),
         }
-        return {"loss": parts["reconstruction"] + self.options.rate * parts["rate"], **parts}
+        loss = parts["reconstruction"] + options.rate * parts["rate"] + options.apart * parts["told_twice"]
+        return {"loss": loss, **parts}
+
+    def encode(self, real: Tensor) -> Tensor:
+        """[B, D] codes of pictures [B, 3, R, R] in [-1, 1]; exactly those of the mirrored pictures, but for
+        the sign of the odd numbers."""
+        count = self.options.odd
+        if not count:
+            return self.encoder(real).float()
+        straight, mirrored = self.encoder(torch.cat([real, real.flip(-1)])).float().chunk(2)
+        odd, even = (straight - mirrored)[:, :count] / 2, (straight + mirrored)[:, count:] / 2
+        return torch.cat([odd, even], dim=1)
 
     def draw(self, codes: Tensor) -> Tensor:
         """[B, 3, R, R] about [-1, 1] of codes [B, D], the same for all layers."""
@@ -83,6 +104,18 @@ class CodeAutoencoder(nn.Module):
         places = (int(self.count) + torch.arange(len(codes), device=codes.device)) % len(self.seen)
         self.seen[places] = codes
         self.count += len(codes)
+
+
+def told_twice(codes: Tensor, count: int) -> Tensor:
+    """How much of the variance of codes [B, D] after their first `count` numbers follows the size of those,
+    which a code then tells twice: moving the first ones alone would contradict the rest. Summed over all
+    numbers, so in units of their noise. Changes nothing in the first ones."""
+    if not count or len(codes) < 2:
+        return codes.new_zeros(())
+    size, rest = codes[:, :count].detach().abs(), codes[:, count:]
+    size = (size - size.mean(dim=0)) / size.std(dim=0).clamp_min(1e-6)
+    shared = size.T @ (rest - rest.mean(dim=0)) / len(codes)
+    return shared.square().sum()
 
 
 def pyramid_l1(first: Tensor, second: Tensor, levels: int = _LEVELS) -> Tensor:

@@ -14,10 +14,11 @@ from manyview.methods.refiner.coarse_pose import coarse_yaw
 from manyview.methods.refiner.ganspace import fit_directions
 from manyview.methods.refiner.generator import CodeGenerator, StyleGANCodes
 from manyview.methods.refiner.pose import PoseEstimator
-from manyview.methods.refiner.rotation_search import find_rotation
+from manyview.methods.refiner.rotation_search import find_mirror_rotation, find_rotation
 from manyview.sampling.noise import item_uniform
 
 _AMOUNTS = 0x737765
+_SMALL = 0.5
 FRAMES = ("target", "left", "right", "far")
 
 
@@ -37,6 +38,9 @@ class SearchOptions:
     layer_ranges: tuple[tuple[int, int], ...] = ()
     """Rows of the codes that are tried; the whole and the first parts of it when empty."""
     truncation: float = 0.8
+    symmetric: bool = False
+    """Objects are their own mirror images, seen from their front on average: the direction is the one whose
+    two ways give mirrored pictures. Outlines then tell the sign alone."""
 
 
 def search_basis(
@@ -52,7 +56,8 @@ def search_basis(
 
     Turns are measured by round depths (`coarse_pose`), since no pose network is there yet; `identity_change`
     takes pictures before and after, [N, 3, H, W] each, and gives [N] >= 0 (by default how much the colours
-    on the object changed). Deterministic.
+    on the object changed). For symmetric objects mirrored pictures show the direction, and outlines which way
+    is positive. Deterministic.
     """
     with torch.no_grad():
         directions = fit_directions(
@@ -67,16 +72,22 @@ def search_basis(
         codes = generator.sample(list(seeds), truncation=options.truncation)
         spread = _spread(generator, options.num_samples, first_seed)
         ranges = options.layer_ranges or _layer_ranges(generator.num_ws)
-        count = min(options.searched, len(directions.vectors))
+        components, amount = range(min(options.searched, len(directions.vectors))), options.amount
+        if options.symmetric:
+            found, _ = find_mirror_rotation(
+                generator, directions, components=components, layer_ranges=list(ranges), amount=amount
+            )
+            # Small steps are what a round depth tells most surely.
+            components, ranges, amount = [found.component], (found.layers,), _SMALL
         best, _ = find_rotation(
             generator,
             directions,
             codes,
             lambda a, b: coarse_yaw(a.clamp(0, 1), b.clamp(0, 1), camera),
             identity_change or colour_change,
-            components=range(count),
+            components=components,
             layer_ranges=list(ranges),
-            amount=options.amount,
+            amount=amount,
         )
     return SweepBasis.of(directions, best, spread, options.truncation)
 

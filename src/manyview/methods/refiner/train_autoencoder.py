@@ -84,7 +84,7 @@ class AutoencoderTask(GeneratorTask):
         real = self.held_out(_NUM_DRAWN_AGAIN).to(device)
         scores = []
         for part in real.split(32):
-            made = networks.draw(networks.encoder(part * 2 - 1).float())
+            made = networks.draw(networks.encode(part * 2 - 1))
             scores.append(psnr((made.float() / 2 + 0.5).clamp(0, 1), part))
         return {**found, "psnr_val": float(torch.cat(scores).mean())}
 
@@ -94,7 +94,7 @@ class AutoencoderTask(GeneratorTask):
         device = networks.seen.device
         with torch.no_grad():
             batches = torch.arange(options.remembered).split(32)
-            codes = [networks.encoder(self.batch(items)["real"].to(device)).float() for items in batches]
+            codes = [networks.encode(self.batch(items)["real"].to(device)) for items in batches]
         fit_mapping(networks.generator, CodeDistribution(torch.cat(codes)), options.settling, self.seed)
         super().export(model, folder)
 

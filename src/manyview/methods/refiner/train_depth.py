@@ -3,10 +3,10 @@
 Monodepth2's scheme (Godard et al. 2019): the depth of one picture and the pose between two of them have to
 explain the other picture. Its losses are in photometric.py. What a lone object in front of nothing needs
 beside them: the losses look at the object alone, without its rim (`inner_mask`); poses turn about it
-(pose.py); a round depth and the yaw that goes with it are the start (coarse_pose.py), whose weight falls to
-nothing in the first part of training; turns have to add up, from the target by way of a neighbour to a frame
-far away, which also teaches turns too large for pictures to overlap; and shifts are kept small, as what turns
-on the spot does not move.
+(pose.py); a round depth and the yaw that goes with it are the start (coarse_pose.py, or even_yaws.py where
+the range of yaws is known), whose weight falls to nothing in the first part of training; turns have to add
+up, from the target by way of a neighbour to a frame far away, which also teaches turns too large for pictures
+to overlap; and shifts are kept small, as what turns on the spot does not move.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from manyview.methods.refiner.augmentation import recolour
 from manyview.methods.refiner.basis import SweepBasis
 from manyview.methods.refiner.coarse_pose import coarse_yaw, inner_mask, round_depth
 from manyview.methods.refiner.depth_scores import score_depths
+from manyview.methods.refiner.even_yaws import EvenYaws
 from manyview.methods.refiner.generator import CodeGenerator, StyleGANCodes
 from manyview.methods.refiner.photometric import (
     PhotometricOptions,
@@ -69,6 +70,9 @@ class DepthOptions:
     anchor: float = 4.0
     """Weight that the yaw keeps to the end: a flat object that turns far looks nearly as a deep one that
     turns little, so the scale of turns would drift."""
+    yaw_range: float = 0.0
+    """Degrees to either side within which the generator's pictures are known to be spread evenly; turns are
+    then anchored to what that says of the codes (even_yaws.py) instead of to outlines. 0 for unknown."""
     recolour: float = 0.5
     """Deviation of the powers by which each frame's colours are changed, apart from the others', before the
     pose network sees it (`augmentation.recolour`)."""
@@ -146,6 +150,7 @@ class SelfTaughtTask(Task):
         if yaw_net is not None:
             self.yaw_net = load_component(YawNet, yaw_net, torch.float32, argument="--yaw-net").eval()
         self.basis, self.seed, self.initial, self.data_name = basis, seed, initial, data_name
+        self._ranks: EvenYaws | None = None
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -223,7 +228,7 @@ class SelfTaughtTask(Task):
         if float(weight) > 0:
             rounded = self._round_error(inner, target, disparities[0], mask, (near, far))
         if float(weight) + options.anchor > 0:
-            coarse = self._coarse_error(inner, frames, vectors)
+            coarse = self._coarse_error(inner, frames, vectors, codes, batch["amounts"])
         loss = result.loss + options.adding_up * adding_up + options.shift * shift
         loss = loss + weight * rounded + (weight + options.anchor) * coarse
         parts = {"photometric": result.loss, "adding_up": adding_up, "shift": shift}
@@ -281,16 +286,29 @@ class SelfTaughtTask(Task):
         _, depth = depth_from_disparity(disparity, *depths)
         return ((depth - guess).abs() * mask).sum() / mask.sum().clamp_min(1)
 
-    def _coarse_error(self, inner: SelfTaught, frames: Tensor, vectors: Tensor) -> Tensor:
-        """How far the target's turns are from those under which round depths fit."""
+    def _coarse_error(
+        self, inner: SelfTaught, frames: Tensor, vectors: Tensor, codes: Tensor, amounts: Tensor
+    ) -> Tensor:
+        """How far the target's turns are from those under which round depths fit, or from those that the
+        known range says."""
         with torch.no_grad():
-            target, others = frames[:, 0].repeat(3, 1, 1, 1), frames[:, 1:].transpose(0, 1).flatten(0, 1)
-            yaws = coarse_yaw(target, others, inner.pose)
+            if self.options.yaw_range:
+                known = self._even_yaws(inner.basis).yaw_deg(codes, amounts)
+                yaws = (known[:, 1:] - known[:, :1]).T.flatten()
+                sure = torch.ones_like(yaws)
+            else:
+                target, others = frames[:, 0].repeat(3, 1, 1, 1), frames[:, 1:].transpose(0, 1).flatten(0, 1)
+                yaws = coarse_yaw(target, others, inner.pose)
+                # Nothing found where there must be a turn says nothing, nor does the end of what was tried.
+                sure = ((yaws.abs() > _LEAST_DEG) & (yaws.abs() < _MOST_DEG)).to(yaws)
             turns = inner.pose.turn(yaws)[:, :3]
         told = vectors[:, :3, :3].transpose(0, 1).flatten(0, 1)
-        # Nothing found where there must be a turn says nothing, nor does the end of what was tried.
-        sure = ((yaws.abs() > _LEAST_DEG) & (yaws.abs() < _MOST_DEG)).to(told)
         return (F.smooth_l1_loss(told, turns, reduction="none", beta=0.1).sum(dim=1) * sure).mean()
+
+    def _even_yaws(self, basis: SweepBasis) -> EvenYaws:
+        if self._ranks is None or self._ranks.basis is not basis:
+            self._ranks = EvenYaws(self.generator, basis, self.options.yaw_range)
+        return self._ranks
 
     @torch.no_grad()
     def _calibrate(self, inner: SelfTaught) -> None:

@@ -349,7 +349,7 @@ PARTS |= {
         weight_decay=1e-4,
         seed=0,
         validate_every=200,
-        options={"reach": _REACH, "yaw_range": 60.0},
+        options={"reach": _REACH, "near": (0.1, 0.5), "yaw_range": 60.0},
     ),
     "refiner": Part(**_REFINING, options={"reach": _REACH}),
     # What the table of its losses needs beside it, trained where it is named.

@@ -57,8 +57,12 @@ def test_generator_yaw_depth_and_refiner(place: Path, monkeypatch: pytest.Monkey
     basis.vectors[0, 0] = 1.0
     monkeypatch.setattr("manyview.methods.refiner.train_depth.search_basis", lambda *_: basis)
     made = ("--generator", str(place / "generator/export"))
-    assert train(place, "depth", *made, *held_out, "--yaw-net", str(place / "yaw/export")) == 0
+    known = ("--yaw-range", "50", "--near", "0.2", "0.6", "--symmetric")
+    assert train(place, "depth", *made, *held_out, *known, "--yaw-net", str(place / "yaw/export")) == 0
     record = json.loads((place / "depth/train.json").read_text())
+    assert record["settings"]["depth_yaw_range"] == 50
+    assert record["settings"]["depth_near"] == [0.2, 0.6]
+    assert record["settings"]["depth_search"]["symmetric"] is True
     assert set(record["validation"]) == {
         *("depth_rank_val", "round_rank_val", "yaw_error_deg_val", "turned_deg_val")
     }
@@ -86,6 +90,10 @@ def test_generator_yaw_depth_and_refiner(place: Path, monkeypatch: pytest.Monkey
         ("autoencoder", ("--data", "VIEWS", "--r1", "3"), "--r1"),
         ("autoencoder", ("--data", "VIEWS", "--rate", "3"), "--rate"),
         ("generator", ("--data", "VIEWS", "--rate", "0.1"), "--rate"),
+        ("generator", ("--data", "VIEWS", "--odd", "2"), "--odd"),
+        ("depth", ("--generator", "GENERATOR", "--near", "0.5", "0.1"), "--near"),
+        ("depth", ("--generator", "GENERATOR", "--yaw-range", "200"), "--yaw-range"),
+        ("refiner", ("--generator", "GENERATOR", "--calibration", "GENERATOR", "--symmetric"), "--symmetric"),
         ("yaw", ("--data", "VIEWS", "--preset", "paper"), "--preset"),
         ("yaw", ("--data", "VIEWS", "--vae", "."), "--vae"),
         ("orbit", ("--data", "VIEWS"), "--stage"),

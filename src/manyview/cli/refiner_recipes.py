@@ -62,6 +62,7 @@ _OWN = {
     "learn_focal": ("depth",),
     "symmetric": ("depth",),
     "yaw_range": ("depth",),
+    "near": ("depth",),
     "unmasked": ("depth", "refiner"),
     "reach": ("depth", "refiner"),
     "r1": ("generator",),
@@ -104,6 +105,9 @@ class RefinerTrainFlags:
     """refiner --stage depth, refiner: look at the whole picture, not at the object alone."""
     reach: float = 3.0
     """refiner --stage depth, refiner: how far codes are turned, in deviations."""
+    near: tuple[float, float] = (0.25, 1.2)
+    """refiner --stage depth: how far from a picture those are turned that it is compared with, at least and at
+    most, in deviations."""
     r1: float = 1.0
     """refiner --stage generator: weight of the gradient penalty."""
     augment: float | None = None
@@ -156,6 +160,8 @@ def check_refiner(recipe: Recipe) -> None:
     check_range("--rate", flags.rate, 0, 1)
     check_range("--odd", flags.odd, 0, 64)
     check_range("--yaw-range", flags.yaw_range, 1, 180)
+    if not 0 < flags.near[0] <= flags.near[1]:
+        raise InputError("--near", flags.near, "expected two rising numbers above 0")
 
 
 def refiner_task(recipe: Recipe, folders: list[Path], held_out: Path | None, config: TrainConfig) -> Task:
@@ -186,6 +192,7 @@ def refiner_task(recipe: Recipe, folders: list[Path], held_out: Path | None, con
         looked = DepthOptions(
             masked=not flags.unmasked,
             reach=flags.reach,
+            near=flags.near,
             focal=flags.focal or FOCAL,
             learned_focal=flags.learn_focal,
             yaw_range=flags.yaw_range or 0.0,

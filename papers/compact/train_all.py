@@ -343,7 +343,7 @@ class Making:
             words += [f"--{name.replace('_', '-').removesuffix('-orbit')}", str(self._export(name))]
         for name in (*TUNET, *REFINER):
             words += ["--" + name.replace("_", "-"), str(self._export(name))]
-        words += ["--float16", *(f"refiner/{name}" for name in ("generator", "pose", "directions"))]
+        words += ["--float16", "refiner/directions"]
         out = self.given.bundle or self.work / "bundle"
         done = subprocess.run([*words, "--out", str(out)])
         if done.returncode:

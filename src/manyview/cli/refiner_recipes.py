@@ -106,8 +106,8 @@ class RefinerTrainFlags:
     reach: float = 3.0
     """refiner --stage depth, refiner: how far codes are turned, in deviations."""
     near: tuple[float, float] = (0.25, 1.2)
-    """refiner --stage depth: how far from a picture those are turned that it is compared with, at least and at
-    most, in deviations."""
+    """refiner --stage depth: how far from a picture those are turned that it is compared with, at least and
+    at most, in deviations."""
     r1: float = 1.0
     """refiner --stage generator: weight of the gradient penalty."""
     augment: float | None = None

@@ -59,7 +59,7 @@ def test_a_code_becomes_a_result_folder(
 
 
 def test_points_and_json(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code = synth(f"gan:{weights}", tmp_path / "out", "--json", "--truncation", "0.5")
+    code = synth(f"gan:{weights}", tmp_path / "out", "--json", "--truncation", "0.5", "--no-facing")
     told = json.loads(capsys.readouterr().out)
     assert told["views"] == 3
     assert len(told["yaw_deg"]) == 3
@@ -69,6 +69,7 @@ def test_points_and_json(weights: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert (told["points"] > 0) == (tmp_path / "out" / "points.ply").is_file()
     assert (tmp_path / "out" / "transforms.json").is_file()
     assert told["manifest"]["options"]["truncation"] == 0.5
+    assert told["manifest"]["options"]["facing"] is False
 
 
 def test_a_photo_is_framed_and_inverted(

@@ -58,6 +58,19 @@ def test_the_same_seed_the_same_views_and_a_code_its_own(pipe: RefinerPipeline) 
     assert not torch.equal(other.views.images, first.views.images)
 
 
+def test_a_drawn_code_faces_the_middle_of_the_direction(pipe: RefinerPipeline) -> None:
+    basis, drawn = pipe.directions, pipe.sample(4)
+    assert float(basis.places(drawn).abs()) > 0.1
+    faced = pipe(targets=[0.0], seed=4, points=False)
+    torch.testing.assert_close(basis.places(faced.source), torch.zeros(1), atol=1e-5, rtol=0)
+    # Turned there along the direction, and nothing else.
+    torch.testing.assert_close(faced.source, basis.edit(drawn, -basis.places(drawn)))
+    as_drawn = pipe(targets=[0.0], seed=4, facing=False, points=False)
+    torch.testing.assert_close(as_drawn.source, drawn)
+    moved = basis.edit(drawn, torch.tensor([1.5]))
+    torch.testing.assert_close(basis.places(moved) - basis.places(drawn), torch.tensor([1.5]))
+
+
 def test_without_refining_it_is_ganspace(pipe: RefinerPipeline) -> None:
     result = pipe(targets=[2.0], seed=4, refine=False, points=False)
     edited = pipe.directions.edit(result.source, result.amounts)

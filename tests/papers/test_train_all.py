@@ -185,8 +185,8 @@ def test_from_nothing_through_a_kill_to_a_bundle(
         assert wanted in json.loads((work / f"runs/refiner_{stage}/train.json").read_text())["validation"]
     sweeping = load("refiner", bundle / "refiner")
     assert set(sweeping.bundle.components) == {"generator", "depth", "pose", "directions", "refiner", "yaw"}
-    assert not is_packed(bundle / "refiner" / "generator")
-    assert is_packed(bundle / "refiner" / "refiner")
+    assert not is_packed(bundle / "refiner" / "directions")
+    assert all(is_packed(bundle / "refiner" / name) for name in ("refiner", "generator", "pose"))
     assert sweeping(targets=[0.0, 5.0], points=False).views.images.shape == (2, 3, 64, 64)
 
     # All done: the same words change nothing but the bundle, which is copied again.

@@ -26,6 +26,8 @@ class SweepFlags:
 
     truncation: float | None = None
     """refiner: how near to the mean code the drawn one is, 0 to 1; as in training when not given."""
+    facing: bool = True
+    """refiner: turn the drawn code to the front first; --no-facing leaves it as it was drawn."""
     invert_steps: int = 300
     """refiner: steps in which a photo's code is sought."""
     attribute: Path | None = None
@@ -61,6 +63,8 @@ def check_sweep_flags(options: Options) -> str:
         check_readable("INPUT", options.input)
         if flags.truncation is not None:
             raise InputError("--truncation", flags.truncation, "is for a drawn code, not for a photo")
+        if not flags.facing:
+            raise InputError("--no-facing", "given", "is for a drawn code, not for a photo")
     for name, value in (
         ("--guidance", options.guidance),
         ("--solver", options.solver),

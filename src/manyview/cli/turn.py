@@ -63,6 +63,7 @@ def run_turn(options: Options, progress: Progress) -> Answer:
         targets=yaws,
         seed=options.output.seed,
         truncation=options.sweep.truncation,
+        facing=options.sweep.facing,
         refine=refines,
         num_steps=options.steps,
         attribute=None if boundary is None else (boundary, options.sweep.attribute_amount),

@@ -102,6 +102,20 @@ class SweepBasis(ModelMixin, ConfigMixin):
         """[B, L, D] codes turned by amounts [B] in deviations, positive towards positive yaw."""
         return self.rotation.apply(codes, self.directions, amounts)
 
+    def places(self, codes: Tensor) -> Tensor:
+        """[B] where codes [B, L, D] lie along the direction, in deviations from the mean code, positive
+        towards positive yaw."""
+        rotation, directions = self.rotation, self.directions.to(codes)
+        first, last = rotation.layers
+        away = codes[:, first:last].mean(dim=1) - directions.mean
+        along = away @ directions.vectors[rotation.component] / directions.deviations[rotation.component]
+        return rotation.sign * along
+
+    def facing(self, codes: Tensor) -> Tensor:
+        """[B, L, D] the codes turned to the middle of the direction, from where it reaches as far to either
+        side."""
+        return self.edit(codes, -self.places(codes))
+
     def calibrate(self, sign: int, yaw_per_sigma_deg: float) -> None:
         """Record what the pose network found: the sign is one more factor on the recorded one."""
         self.register_to_config(

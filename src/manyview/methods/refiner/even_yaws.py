@@ -25,22 +25,14 @@ class EvenYaws:
     ) -> None:
         self.basis, self.most_deg = basis, most_deg
         drawn = generator.sample(range(first_seed, first_seed + _DRAWN))
-        self.ranked = self.places(drawn).sort().values.contiguous()
+        self.ranked = basis.places(drawn).sort().values.contiguous()
         """[N] where drawn codes lie along the direction, rising."""
-
-    def places(self, codes: Tensor) -> Tensor:
-        """[B] where codes [B, L, D] lie along the direction, in deviations, positive towards positive yaw."""
-        rotation, directions = self.basis.rotation, self.basis.directions.to(codes)
-        first, last = rotation.layers
-        away = codes[:, first:last].mean(dim=1) - directions.mean
-        along = away @ directions.vectors[rotation.component] / directions.deviations[rotation.component]
-        return rotation.sign * along
 
     def yaw_deg(self, codes: Tensor, amounts: Tensor) -> Tensor:
         """[B, F] degrees of codes [B, L, D] turned by amounts [B, F] deviations, at most the
         range."""
         ranked = self.ranked.to(codes.device)
-        places = (self.places(codes)[:, None] + amounts).to(ranked).contiguous()
+        places = (self.basis.places(codes)[:, None] + amounts).to(ranked).contiguous()
         right = torch.searchsorted(ranked, places).clamp(1, len(ranked) - 1)
         low, high = ranked[right - 1], ranked[right]
         within = ((places - low) / (high - low).clamp_min(1e-9)).clamp(0, 1)

@@ -214,6 +214,7 @@ class RefinerPipeline(DiffusionPipeline):
         targets: Sequence[float] = TARGETS_DEG,
         seed: int = 0,
         truncation: float | None = None,
+        facing: bool = True,
         refine: bool | None = None,
         num_steps: int | None = None,
         level: int | None = None,
@@ -229,11 +230,12 @@ class RefinerPipeline(DiffusionPipeline):
         right.
 
         views: a code [1, L, D] (or [L, D]), views of which the first observed one is inverted, or None for
-        the code of `seed`. refine: by default where there is a refiner. num_steps, level: of refining, by
-        default what goes with the weights. attribute: a boundary and how far every code is moved over it,
-        after refining (the paper's A.3). points, mesh: also fuse the views' depths. inversion, perceptual,
-        state: see `inversion.invert`. What was asked and what was reached are both in the manifest. Raises
-        `InputError` before any network draws.
+        the code of `seed`. That is first turned to the middle of the direction with `facing`, so that it can
+        be turned as far to either side; a given code stays as it is. refine: by default where there is a
+        refiner. num_steps, level: of refining, by default what goes with the weights. attribute: a boundary
+        and how far every code is moved over it, after refining (the paper's A.3). points, mesh: also fuse the
+        views' depths. inversion, perceptual, state: see `inversion.invert`. What was asked and what was
+        reached are both in the manifest. Raises `InputError` before any network draws.
         """
         started = time.perf_counter()
         yaws = [float(target) for target in targets]
@@ -253,6 +255,7 @@ class RefinerPipeline(DiffusionPipeline):
             code = found.codes
         elif views is None:
             code = self.sample(seed, truncation)
+            code = self.directions.facing(code) if facing else code
         else:
             code = views[None] if views.ndim == 2 else views
             expected = (1, self.codes_of.num_ws, self.codes_of.w_dim)
@@ -274,6 +277,7 @@ class RefinerPipeline(DiffusionPipeline):
             "steps": turner.num_steps,
             "level": turner.level,
             "truncation": self.directions.truncation if truncation is None else truncation,
+            "facing": facing if views is None else None,
             "resolution": self.resolution,
             "focal_px": float(self.pose.K(self.resolution, self.resolution)[0, 0]),
             "elevation_deg": round(self.pose.elevation_deg, 2),

@@ -67,9 +67,10 @@ class DepthOptions:
     """Weight of the round depth and its yaw at the first step."""
     start_share: float = 0.3
     """Part of the training in which it falls to nothing."""
-    anchor: float = 4.0
+    anchor: float | None = None
     """Weight that the yaw keeps to the end: a flat object that turns far looks nearly as a deep one that
-    turns little, so the scale of turns would drift."""
+    turns little, so the scale of turns would drift. When None 4, and 16 where the range of yaws is known: that
+    is right on average, while what blurred pictures show best is a turn that is too small."""
     yaw_range: float = 0.0
     """Degrees to either side within which the generator's pictures are known to be spread evenly; turns are
     then anchored to what that says of the codes (even_yaws.py) instead of to outlines. 0 for unknown."""
@@ -90,6 +91,11 @@ class DepthOptions:
     pivot: float = PIVOT
     depth_reach: float = REACH
     search: SearchOptions = field(default_factory=SearchOptions)
+
+    @property
+    def kept(self) -> float:
+        """Weight of the yaw once its start is over."""
+        return self.anchor if self.anchor is not None else 16.0 if self.yaw_range else 4.0
 
 
 class SelfTaught(nn.Module):
@@ -227,10 +233,10 @@ class SelfTaughtTask(Task):
         rounded, coarse = target.new_zeros(()), target.new_zeros(())
         if float(weight) > 0:
             rounded = self._round_error(inner, target, disparities[0], mask, (near, far))
-        if float(weight) + options.anchor > 0:
+        if float(weight) + options.kept > 0:
             coarse = self._coarse_error(inner, frames, vectors, codes, batch["amounts"])
         loss = result.loss + options.adding_up * adding_up + options.shift * shift
-        loss = loss + weight * rounded + (weight + options.anchor) * coarse
+        loss = loss + weight * rounded + (weight + options.kept) * coarse
         parts = {"photometric": result.loss, "adding_up": adding_up, "shift": shift}
         parts |= {"round": rounded, "coarse": coarse}
         parts["turn_deg"] = torch.rad2deg(vectors[:, :2, :3].norm(dim=-1)).mean()

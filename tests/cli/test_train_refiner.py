@@ -61,6 +61,7 @@ def test_generator_yaw_depth_and_refiner(place: Path, monkeypatch: pytest.Monkey
     assert train(place, "depth", *made, *held_out, *known, "--yaw-net", str(place / "yaw/export")) == 0
     record = json.loads((place / "depth/train.json").read_text())
     assert record["settings"]["depth_yaw_range"] == 50
+    assert record["settings"]["depth_anchor"] == 16
     assert record["settings"]["depth_near"] == [0.2, 0.6]
     assert record["settings"]["depth_search"]["symmetric"] is True
     assert set(record["validation"]) == {

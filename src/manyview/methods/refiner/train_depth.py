@@ -69,8 +69,8 @@ class DepthOptions:
     """Part of the training in which it falls to nothing."""
     anchor: float | None = None
     """Weight that the yaw keeps to the end: a flat object that turns far looks nearly as a deep one that
-    turns little, so the scale of turns would drift. When None 4, and 16 where the range of yaws is known: that
-    is right on average, while what blurred pictures show best is a turn that is too small."""
+    turns little, so the scale of turns would drift. When None 4, and 16 where the range of yaws is known:
+    that is right on average, while what blurred pictures show best is a turn that is too small."""
     yaw_range: float = 0.0
     """Degrees to either side within which the generator's pictures are known to be spread evenly; turns are
     then anchored to what that says of the codes (even_yaws.py) instead of to outlines. 0 for unknown."""
@@ -161,6 +161,7 @@ class SelfTaughtTask(Task):
     @property
     def settings(self) -> Mapping[str, Any]:
         told = {f"depth_{name}": value for name, value in asdict(self.options).items()}
+        told["depth_anchor"] = self.options.kept
         return {
             "preset": self.preset,
             "initial": str(self.initial) if self.initial else "",

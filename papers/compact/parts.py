@@ -302,14 +302,14 @@ PARTS |= {
 # and pose taught by the generator's sweeps, and the refiner. 128 000 pictures for the generator.
 _REFINING: dict[str, Any] = {
     "stage": "refiner",
-    "steps": 2000,
+    "steps": 800,
     "batch_size": 16,
     "lr": 5e-4,
-    "warmup_steps": 100,
+    "warmup_steps": 50,
     "ema_decay": 0.995,
     "weight_decay": 0.0,
     "seed": 0,
-    "validate_every": 250,
+    "validate_every": 200,
 }
 _REACH = 2.0
 """How far the refiner's codes are turned: all yaws are within so many deviations."""

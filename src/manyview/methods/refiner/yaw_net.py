@@ -24,7 +24,7 @@ class YawNet(ModelMixin, ConfigMixin):
     """A few convolutions from a picture to the centre and the spread of a Laplace distribution over yaws."""
 
     @register_to_config
-    def __init__(self, size: int = 64, widths: Sequence[int] = (24, 48, 64, 96), hidden: int = 96) -> None:
+    def __init__(self, size: int = 64, widths: Sequence[int] = (24, 48, 64, 64), hidden: int = 64) -> None:
         """`widths`: channels at 1/2, 1/4, ... of the size, multiples of 8."""
         super().__init__()
         if size % 2 ** len(widths):

@@ -115,7 +115,7 @@ class RefinerStages:
                 **shared,
             )
         given = dict(options)
-        losses = RefinerLosses()
+        losses = RefinerLosses(**given.pop("losses", {}))
         for name in given.pop("without", ()):
             losses = losses.without(name)
         return RefinerTask(

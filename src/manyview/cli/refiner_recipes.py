@@ -56,6 +56,9 @@ _OWN = {
     "calibration": ("refiner",),
     "yaw_net": ("depth",),
     "without": ("refiner",),
+    "warp": ("refiner",),
+    "latent": ("refiner",),
+    "feature": ("refiner",),
     "guard": ("refiner",),
     "warp_features": ("refiner",),
     "focal": ("depth",),
@@ -87,6 +90,12 @@ class RefinerTrainFlags:
     """refiner --stage depth: the export of the stage yaw, for validation alone."""
     without: tuple[Loss, ...] = ()
     """refiner --stage refiner: losses left out, of warp latent feature guard."""
+    warp: float = 1.0
+    """refiner --stage refiner: weight of the warp loss."""
+    latent: float = 1.0
+    """refiner --stage refiner: weight of the latent loss."""
+    feature: float = 1.0
+    """refiner --stage refiner: weight of the feature loss."""
     guard: float = 60.0
     """refiner --stage refiner: weight of the pose guard."""
     warp_features: bool = False
@@ -150,7 +159,8 @@ def check_refiner(recipe: Recipe) -> None:
             wanted = path / "pose" / "config.json" if name == "calibration" else path / "config.json"
             if not wanted.is_file():
                 raise InputError(flag, str(path), f"expected an export ({wanted.name} is missing)")
-    check_range("--guard", flags.guard, 0, 1e6)
+    for name in ("warp", "latent", "feature", "guard"):
+        check_range("--" + name, getattr(flags, name), 0, 1e6)
     check_range("--focal", flags.focal, 0.1, 20)
     check_range("--reach", flags.reach, 0.5, 10)
     check_range("--r1", flags.r1, 0, 1e6)
@@ -212,7 +222,14 @@ def refiner_task(recipe: Recipe, folders: list[Path], held_out: Path | None, con
     from manyview.methods.refiner.train import RefinerTask
 
     assert flags.calibration is not None, "checked with the recipe"
-    losses = RefinerLosses(guard=flags.guard, warp_features=flags.warp_features, masked=not flags.unmasked)
+    losses = RefinerLosses(
+        warp=flags.warp,
+        latent=flags.latent,
+        feature=flags.feature,
+        guard=flags.guard,
+        warp_features=flags.warp_features,
+        masked=not flags.unmasked,
+    )
     for name in flags.without:
         losses = losses.without(name)
     return RefinerTask(

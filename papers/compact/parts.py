@@ -302,7 +302,7 @@ PARTS |= {
 # and pose taught by the generator's sweeps, and the refiner. 128 000 pictures for the generator.
 _REFINING: dict[str, Any] = {
     "stage": "refiner",
-    "steps": 800,
+    "steps": 400,
     "batch_size": 16,
     "lr": 5e-4,
     "warmup_steps": 50,
@@ -313,7 +313,7 @@ _REFINING: dict[str, Any] = {
 }
 _REACH = 2.0
 """How far the refiner's codes are turned: all yaws are within so many deviations."""
-_LOSSES = {"warp": 3.0, "latent": 4.0, "feature": 0.3, "warp_features": True}
+_LOSSES = {"warp": 10.0, "latent": 2.0, "feature": 0.3, "warp_features": True}
 """Chosen on codes apart from the table's: with the paper's weights the feature loss outweighs all else, and
 pictures lose their colours (docs/refiner.md)."""
 PARTS |= {

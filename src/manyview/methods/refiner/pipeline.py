@@ -325,15 +325,11 @@ class RefinerPipeline(DiffusionPipeline):
     def _fuse(self, views: Views, *, points: bool, mesh: bool) -> tuple[dict[str, Any], str]:
         """Points and a mesh, or why not."""
         made: dict[str, Any] = {}
-        # The view that turned least is the source of the mesh.
-        assert views.cameras is not None, "sweeps have cameras"
-        offsets = views.cameras.world_from_cam[:, 0, 3].neg()
-        order = offsets.argsort().tolist()
         try:
             if points:
                 made["points"], made["colors"] = fuse_points(views, min_views=min(2, len(views)))
             if mesh:
-                made["mesh"] = fuse_mesh(views[order])
+                made["mesh"] = fuse_mesh(views)
         except InputError as error:
             return made, str(error)
         return made, ""

@@ -23,10 +23,14 @@ from manyview.io.images import to_uint8, write_png
 from manyview.lift.mesh.baking import bake_texture
 from manyview.lift.mesh.cleaning import largest_component
 from manyview.lift.mesh.extraction import extract_mesh
+from manyview.methods.refiner.coarse_pose import round_depth
 from manyview.types import Cameras, Views
 
 TOLERANCE = 0.04
 """Of depths that count as the same, relative."""
+_OUTLINES = 0.25
+"""Share of the views off whose object a place has to be to be empty."""
+_SMOOTHED = 10
 
 
 def fuse_points(
@@ -59,39 +63,42 @@ def fuse_points(
 
 
 def fuse_mesh(views: Views, *, resolution: int = 64, texture_size: int = 256) -> trimesh.Trimesh:
-    """A closed, textured mesh of views with masks, depths and cameras, the first of them the source.
+    """A closed, textured mesh of views with masks, depths and cameras.
 
     Truncated distances to the views' surfaces along their rays are averaged (Curless and Levoy 1996) and cut
-    by the outlines. The back, which a narrow sweep does not show, is taken for the front mirrored at the
-    plane through the origin that faces the source. Raises `InputError` as `fuse_points`.
+    where a quarter of the outlines says so, for a generator's outlines do not all fit together. The back,
+    which a narrow sweep does not show, is made up: each view's object ends where a round one of its outline
+    would, and those ends are averaged too. Then the surface is smoothed. Raises `InputError` as
+    `fuse_points`.
     """
     cameras, depths, masks = _known(views)
     points, _ = fuse_points(views, min_views=1)
-    low, high = np.quantile(points, 0.005, axis=0), np.quantile(points, 0.995, axis=0)
-    source = cameras[0]
-    outward = source.centers[0] / torch.linalg.vector_norm(source.centers[0]).clamp_min(1e-9)
-    mirrored = points - 2 * (points @ outward.numpy())[:, None] * outward.numpy()
-    low = np.minimum(low, np.quantile(mirrored, 0.005, axis=0))
-    high = np.maximum(high, np.quantile(mirrored, 0.995, axis=0))
+    backs = _back_depths(cameras, depths, masks)
+    rear = unproject(pixel_centers(*views.size)[None], backs[:, 0], cameras)[masks[:, 0] > 0.5].numpy()
+    both = np.concatenate([points, rear])
+    low, high = np.quantile(both, 0.005, axis=0), np.quantile(both, 0.995, axis=0)
     margin = 0.06 * float((high - low).max())
     bounds = np.stack([low - margin, high + margin])
     reach = 3 * float((bounds[1] - bounds[0]).max()) / resolution
 
     def distances(places: Tensor) -> Tensor:
         total, weight = torch.zeros(len(places)), torch.zeros(len(places))
-        cut = torch.full((len(places),), -reach)
+        outside, behind = torch.zeros(len(places)), torch.zeros(len(places))
         for index in range(len(views)):
             ahead, inside = _ray_distance(places, cameras[index], depths[[index]], masks[[index]])
             near = inside & (ahead > -reach)
             total += torch.where(near, ahead.clamp(-reach, reach), 0.0)
             weight += near
-            cut = torch.where(inside, cut, torch.full_like(cut, reach))
+            outside += ~inside
+            ending, _ = _ray_distance(places, cameras[index], backs[[index]], masks[[index]])
+            behind += torch.where(inside, -ending.clamp(-reach, reach), 0.0)
         averaged = torch.where(weight > 0, total / weight.clamp_min(1), torch.full_like(total, -reach))
-        behind = places - 2 * (places @ outward)[:, None] * outward
-        back, _ = _ray_distance(behind, source, depths[[0]], masks[[0]])
-        return torch.maximum(torch.maximum(averaged, cut), back.clamp(-reach, reach))
+        cut = torch.where(outside >= max(1.0, _OUTLINES * len(views)), reach, -reach)
+        behind = behind / (len(views) - outside).clamp_min(1)
+        return torch.maximum(torch.maximum(averaged, cut), behind)
 
     mesh = largest_component(extract_mesh(distances, bounds, resolution))
+    trimesh.smoothing.filter_taubin(mesh, iterations=_SMOOTHED)
     weights = torch.ones(len(views))
     return bake_texture(mesh, views, weights=weights, size=texture_size)
 
@@ -122,6 +129,13 @@ def colmap_points(views: Views) -> tuple[NDArray[np.float32], NDArray[np.uint8]]
         points = list(best.points3D.values())
         places = np.stack([np.asarray(point.xyz) for point in points]).astype(np.float32)
         return places, np.stack([np.asarray(point.color) for point in points]).astype(np.uint8)
+
+
+def _back_depths(cameras: Cameras, depths: Tensor, masks: Tensor) -> Tensor:
+    """[V, 1, H, W] where round objects of the views' outlines would end, behind their surfaces."""
+    middle = float(torch.linalg.vector_norm(cameras.centers, dim=1).mean())
+    bulge = middle - round_depth(masks, middle, cameras.K[0, 0, 0])
+    return depths + 2 * bulge
 
 
 def _known(views: Views) -> tuple[Cameras, Tensor, Tensor]:

@@ -1,9 +1,10 @@
 """A code of a generator, or a photo, turned: views, cameras, points and a mesh by the Python API.
 
-    python examples/08_turn_a_gan.py --weights WEIGHTS --out turned
+    python examples/08_turn_a_gan.py --out turned
     python examples/08_turn_a_gan.py --weights WEIGHTS --photo own/photo.png --mesh --out turned
 
-WEIGHTS: a bundle of the refiner (docs/refiner.md says how it is trained). Draws the code of --seed, or finds
+WEIGHTS: a bundle of the refiner (docs/refiner.md says how it is trained); the bundled one knows procedural
+animals alone. Draws the code of --seed, or finds
 that of a photo, turns it to yaws from -40 to 40 degrees, refines what was turned, and writes a result folder
 with the views, the cameras that the networks found, OUT/points.ply and, with --mesh, OUT/mesh.glb. Prints,
 for every asked yaw, the one that was reached. `manyview synth gan:WEIGHTS --method refiner` does the same.

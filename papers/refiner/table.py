@@ -200,9 +200,10 @@ def claims(report: Mapping[str, Any]) -> list[str]:
     other = theirs.get("by_range", {}).get("full", {})
     for metric in ("frechet", "kernel"):
         if "mean" in mine.get(metric, {}) and "mean" in other.get(metric, {}):
-            interval = other[metric]["ci95"]
-            worse = interval is not None and mine[metric]["mean"] > interval[1]
-            verdict = "larger than" if worse else "no larger than"
+            interval, here = other[metric]["ci95"], mine[metric]["mean"]
+            verdict = "larger than" if here > other[metric]["mean"] else "no larger than"
+            if interval is not None and interval[0] <= here <= interval[1]:
+                verdict = "within the interval of"
             found.append(
                 f"- {metric}: {first} {mine[metric]['mean']:.{DIGITS[metric]}f} is {verdict} GANSpace's"
                 f" {estimate_cell(other[metric], DIGITS[metric])}."

@@ -5,7 +5,7 @@
 Finds the turning direction, teaches depth and pose on its sweeps, trains the refiner, and compares with the
 truth on codes that nothing was trained on: the yaw between pictures, the order of depths (beside that of an
 untrained guess, round within the outline), and how much of what turning should not have changed the refiner
-takes back. Writes docs/results/refiner_toy.json. A finished part is kept, and a stopped one goes on. About 30
+takes back. Writes docs/results/refiner_toy.json. A finished part is kept, and a stopped one goes on. About 15
 minutes of one core; `--scale 0.1` for a look. Exit codes: 0 done, 2 bad input, 130 stopped.
 """
 
@@ -37,8 +37,10 @@ from manyview.weights.packing import load_component
 
 ROOT = Path(__file__).resolve().parents[2]
 RESOLUTION, REACH = 64, 2.0
-DEPTH = {"steps": 1200, "batch_size": 8, "lr": 1e-3, "weight_decay": 1e-4, "ema_decay": 0.98}
-REFINER = {"steps": 1600, "batch_size": 8, "lr": 1e-3, "weight_decay": 0.0, "ema_decay": 0.98}
+DEPTH = {"steps": 800, "batch_size": 8, "lr": 1e-3, "weight_decay": 1e-4, "ema_decay": 0.98}
+REFINER = {"steps": 900, "batch_size": 8, "lr": 1e-3, "weight_decay": 0.0, "ema_decay": 0.98}
+LOSSES = RefinerLosses(warp=10.0, latent=2.0, feature=0.3, warp_features=True)
+"""As of the small weights."""
 NUM_TESTED = 96
 _FIRST_TESTED = 10_000_000
 
@@ -84,7 +86,7 @@ def run(work: Path, scale: float, seed: int, threads: int) -> dict[str, Any]:
     )
     calibration = load_self_taught(finished(task, depth_config, work / "depth"), "--work").eval()
     refining = RefinerTask(
-        generator, calibration, losses=RefinerLosses(), reach=REACH, seed=seed, data_name="toy_scene.py"
+        generator, calibration, losses=LOSSES, reach=REACH, seed=seed, data_name="toy_scene.py"
     )
     refiner_config = train_config(REFINER, scale, seed, threads)
     export = finished(refining, refiner_config, work / "refiner")

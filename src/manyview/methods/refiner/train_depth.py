@@ -52,8 +52,9 @@ from manyview.weights.packing import load_component
 
 _CODES, _TIES, _CHECKS, _COLOURS = 0x646370, 0x646374, 0x646376, 0x646377
 _NUM_CHECKED = 48
-_LEAST_DEG, _MOST_DEG = 2.0, 50.0
-"""Crude yaws beyond these are passed over."""
+_LEAST_DEG, _MOST_DEG = 2.0, 25.0
+"""Crude yaws beyond these are passed over: larger ones are told worse than small turns that add up tell
+them."""
 _CALIBRATION = 64
 
 

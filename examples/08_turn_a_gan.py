@@ -4,10 +4,10 @@
     python examples/08_turn_a_gan.py --weights WEIGHTS --photo own/photo.png --mesh --out turned
 
 WEIGHTS: a bundle of the refiner (docs/refiner.md says how it is trained); the bundled one knows procedural
-animals alone. Draws the code of --seed, or finds
-that of a photo, turns it to yaws from -40 to 40 degrees, refines what was turned, and writes a result folder
-with the views, the cameras that the networks found, OUT/points.ply and, with --mesh, OUT/mesh.glb. Prints,
-for every asked yaw, the one that was reached. `manyview synth gan:WEIGHTS --method refiner` does the same.
+animals alone. Draws the code of --seed, or finds that of a photo, turns it to yaws from -40 to 40 degrees,
+refines what was turned, and writes a result folder with the views, the cameras that the networks found,
+OUT/points.ply and, with --mesh, OUT/mesh.glb. Prints, for every asked yaw, the one that was reached.
+`manyview synth gan:WEIGHTS --method refiner` does the same.
 """
 
 from __future__ import annotations

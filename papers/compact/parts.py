@@ -313,9 +313,6 @@ _REFINING: dict[str, Any] = {
 }
 _REACH = 2.0
 """How far the refiner's codes are turned: all yaws are within so many deviations."""
-_LOSSES = {"warp": 10.0, "latent": 2.0, "feature": 0.3, "warp_features": True}
-"""Chosen on codes apart from the table's: with the paper's weights the feature loss outweighs all else, and
-pictures lose their colours (docs/refiner.md)."""
 PARTS |= {
     "refiner_generator": Part(
         # As half of an autoencoder: the game shows one outline in all colours after so many pictures.
@@ -354,12 +351,12 @@ PARTS |= {
         validate_every=200,
         options={"reach": _REACH, "near": (0.1, 0.5), "yaw_range": 60.0},
     ),
-    "refiner": Part(**_REFINING, options={"reach": _REACH, "losses": _LOSSES}),
+    "refiner": Part(**_REFINING, options={"reach": _REACH}),
     # What the table of its losses needs beside it, trained where it is named.
     **{
         f"refiner_no_{name}": Part(
             **{**_REFINING, "stage": "refiner_ablations"},
-            options={"reach": _REACH, "losses": _LOSSES, "without": (name,)},
+            options={"reach": _REACH, "without": (name,)},
         )
         for name in ("warp", "latent", "feature", "guard")
     },

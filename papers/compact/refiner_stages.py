@@ -14,7 +14,7 @@ from transformers import CLIPVisionModelWithProjection
 
 from manyview.methods.refiner.autoencoder import AutoencoderOptions
 from manyview.methods.refiner.gan import GanOptions
-from manyview.methods.refiner.losses import RefinerLosses
+from manyview.methods.refiner.losses import SMALL
 from manyview.methods.refiner.single_views import pack_single_views
 from manyview.methods.refiner.sweep_frames import SearchOptions
 from manyview.methods.refiner.train import RefinerTask
@@ -89,11 +89,10 @@ class RefinerStages:
         }
         if stage == "refiner_generator":
             given = dict(options)
-            redraws, before = given.pop("autoencoder", None), given.pop("initial", None)
+            redraws = given.pop("autoencoder", None)
             shared |= {
                 "validation": self.held_out,
                 "size": self.sizes.pixels,
-                "initial": None if before is None else self.export(before),
                 "feature_net": None
                 if encoder is None
                 else EncoderFeatures(load_component(CLIPVisionModelWithProjection, encoder, torch.float32)),
@@ -115,7 +114,7 @@ class RefinerStages:
                 **shared,
             )
         given = dict(options)
-        losses = RefinerLosses(**given.pop("losses", {}))
+        losses = SMALL
         for name in given.pop("without", ()):
             losses = losses.without(name)
         return RefinerTask(

@@ -205,7 +205,7 @@ def claims(report: Mapping[str, Any]) -> list[str]:
             if interval is not None and interval[0] <= here <= interval[1]:
                 verdict = "within the interval of"
             found.append(
-                f"- {metric}: {first} {mine[metric]['mean']:.{DIGITS[metric]}f} is {verdict} GANSpace's"
+                f"- {metric}: {first} {here:.{DIGITS[metric]}f} is {verdict} GANSpace's"
                 f" {estimate_cell(other[metric], DIGITS[metric])}."
             )
     for name in ABLATIONS:

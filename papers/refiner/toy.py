@@ -26,7 +26,7 @@ from manyview.cli.progress import TerminalProgress, silence_loading
 from manyview.errors import InputError, Stopped
 from manyview.io.manifest import versions, write_json
 from manyview.methods.refiner.depth_scores import score_depths
-from manyview.methods.refiner.losses import RefinerLosses
+from manyview.methods.refiner.losses import SMALL
 from manyview.methods.refiner.model import CodeRefiner
 from manyview.methods.refiner.sweep_frames import SearchOptions
 from manyview.methods.refiner.train import RefinerTask
@@ -39,8 +39,6 @@ ROOT = Path(__file__).resolve().parents[2]
 RESOLUTION, REACH = 64, 2.0
 DEPTH = {"steps": 800, "batch_size": 8, "lr": 1e-3, "weight_decay": 1e-4, "ema_decay": 0.98}
 REFINER = {"steps": 900, "batch_size": 8, "lr": 1e-3, "weight_decay": 0.0, "ema_decay": 0.98}
-LOSSES = RefinerLosses(warp=10.0, latent=2.0, feature=0.3, warp_features=True)
-"""As of the small weights."""
 NUM_TESTED = 96
 _FIRST_TESTED = 10_000_000
 
@@ -86,7 +84,7 @@ def run(work: Path, scale: float, seed: int, threads: int) -> dict[str, Any]:
     )
     calibration = load_self_taught(finished(task, depth_config, work / "depth"), "--work").eval()
     refining = RefinerTask(
-        generator, calibration, losses=LOSSES, reach=REACH, seed=seed, data_name="toy_scene.py"
+        generator, calibration, losses=SMALL, reach=REACH, seed=seed, data_name="toy_scene.py"
     )
     refiner_config = train_config(REFINER, scale, seed, threads)
     export = finished(refining, refiner_config, work / "refiner")

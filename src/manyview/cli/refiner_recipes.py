@@ -183,12 +183,7 @@ def refiner_task(recipe: Recipe, folders: list[Path], held_out: Path | None, con
         "data_name": ",".join(str(folder) for folder in recipe.data),
     }
     if stage in _DRAWING:
-        shared |= {
-            "preset": recipe.preset,
-            "size": recipe.size,
-            "feature_net": None if held_out is None else _feature_net(),
-        }
-        return _generator_task(stage, flags, folders, recipe.shares, held_out, config.steps, shared)
+        return _generator_task(recipe, folders, held_out, config.steps, shared)
     if stage == "yaw":
         from manyview.methods.refiner.train_yaw import YawTask
 
@@ -243,20 +238,21 @@ def refiner_task(recipe: Recipe, folders: list[Path], held_out: Path | None, con
 
 
 def _generator_task(
-    stage: str,
-    flags: RefinerTrainFlags,
-    folders: list[Path],
-    shares: tuple[float, ...],
-    held_out: Path | None,
-    steps: int,
-    shared: dict[str, Any],
+    recipe: Recipe, folders: list[Path], held_out: Path | None, steps: int, shared: dict[str, Any]
 ) -> Task:
-    if stage == "autoencoder":
+    flags = recipe.refiner
+    shared = {
+        **shared,
+        "preset": recipe.preset,
+        "size": recipe.size,
+        "feature_net": None if held_out is None else _feature_net(),
+    }
+    if recipe.chosen_stage == "autoencoder":
         from manyview.methods.refiner.autoencoder import AutoencoderOptions
         from manyview.methods.refiner.train_autoencoder import AutoencoderTask
 
         redrawn = AutoencoderOptions(rate=flags.rate, odd=flags.odd).within(steps)
-        return AutoencoderTask(folders, shares, held_out, autoencoder=redrawn, **shared)
+        return AutoencoderTask(folders, recipe.shares, held_out, autoencoder=redrawn, **shared)
     from manyview.methods.refiner.gan import GanOptions
     from manyview.methods.refiner.train_generator import GeneratorTask
 
@@ -266,7 +262,7 @@ def _generator_task(
         style_mixing=flags.style_mixing,
         path_length=flags.path_length,
     )
-    return GeneratorTask(folders, shares, held_out, options=options, **shared)
+    return GeneratorTask(folders, recipe.shares, held_out, options=options, **shared)
 
 
 def _feature_net() -> Any:

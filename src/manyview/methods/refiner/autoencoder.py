@@ -16,7 +16,6 @@ distribution then is, the mapping network learns at the end (code_distribution.p
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -128,8 +127,3 @@ def pyramid_l1(first: Tensor, second: Tensor, levels: int = _LEVELS) -> Tensor:
         total = total + (difference - larger).abs().mean()
         difference = smaller
     return total + difference.abs().mean()
-
-
-def as_settings(options: AutoencoderOptions) -> dict[str, Any]:
-    """The options as JSON, each with its group's name before it."""
-    return {f"autoencoder_{name}": value for name, value in vars(options).items()}

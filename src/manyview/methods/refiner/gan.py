@@ -8,7 +8,6 @@ section 3.2), both only every few passes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -139,8 +138,3 @@ def gradient_penalty(logits: Tensor, real: Tensor) -> Tensor:
     """Mean squared length of the logits' gradient at the real pictures [B, 3, R, R]; differentiable."""
     (gradient,) = torch.autograd.grad(logits.sum(), real, create_graph=True)
     return gradient.float().square().sum(dim=(1, 2, 3)).mean()
-
-
-def as_settings(options: GanOptions) -> dict[str, Any]:
-    """The options as JSON, each with its group's name before it."""
-    return {f"gan_{name}": value for name, value in vars(options).items()}

@@ -47,6 +47,11 @@ class RefinerLosses:
         return self.feature_size or min(32, max(4, resolution // 4))
 
 
+SMALL = RefinerLosses(warp=10.0, latent=2.0, feature=0.3, warp_features=True)
+"""What the bundled weights learnt by, chosen on codes apart from the table's: with 1 each the feature loss
+outweighs all else, and pictures lose their colours (docs/refiner.md)."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Geometry:
     """What depth and pose networks say of a batch, in which nothing is trained."""

@@ -75,6 +75,7 @@ def fuse_mesh(views: Views, *, resolution: int = 64, texture_size: int = 256) ->
     points, _ = fuse_points(views, min_views=1)
     backs = _back_depths(cameras, depths, masks)
     rear = unproject(pixel_centers(*views.size)[None], backs[:, 0], cameras)[masks[:, 0] > 0.5].numpy()
+    ends = torch.cat([depths, backs], dim=1)
     both = np.concatenate([points, rear])
     low, high = np.quantile(both, 0.005, axis=0), np.quantile(both, 0.995, axis=0)
     margin = 0.06 * float((high - low).max())
@@ -85,13 +86,12 @@ def fuse_mesh(views: Views, *, resolution: int = 64, texture_size: int = 256) ->
         total, weight = torch.zeros(len(places)), torch.zeros(len(places))
         outside, behind = torch.zeros(len(places)), torch.zeros(len(places))
         for index in range(len(views)):
-            ahead, inside = _ray_distance(places, cameras[index], depths[[index]], masks[[index]])
-            near = inside & (ahead > -reach)
-            total += torch.where(near, ahead.clamp(-reach, reach), 0.0)
+            inside, (ahead, front, back) = _seen(places, cameras[index], ends[[index]], masks[[index]])
+            near = inside & (front - ahead > -reach)
+            total += torch.where(near, (front - ahead).clamp(-reach, reach), 0.0)
             weight += near
             outside += ~inside
-            ending, _ = _ray_distance(places, cameras[index], backs[[index]], masks[[index]])
-            behind += torch.where(inside, -ending.clamp(-reach, reach), 0.0)
+            behind += torch.where(inside, (ahead - back).clamp(-reach, reach), 0.0)
         averaged = torch.where(weight > 0, total / weight.clamp_min(1), torch.full_like(total, -reach))
         cut = torch.where(outside >= max(1.0, _OUTLINES * len(views)), reach, -reach)
         behind = behind / (len(views) - outside).clamp_min(1)
@@ -148,21 +148,14 @@ def _known(views: Views) -> tuple[Cameras, Tensor, Tensor]:
     return views.cameras, views.depths.float(), views.masks.float()
 
 
-def _seen(points: Tensor, camera: Cameras, depth: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Whether a camera's object is where points [..., 3] fall, and [2, ...] depths: the points', the
-    map's."""
+def _seen(points: Tensor, camera: Cameras, depths: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Whether a camera's object is where points [..., 3] fall, by its mask and the first of its depth maps
+    [1, M, H, W]; and [1 + M, ...] depths: the points', the maps'."""
     pixels, ahead = project(points[None], camera)
-    at = sample_images(depth, pixels, mode="nearest")[0, 0]
+    at = sample_images(depths, pixels, mode="nearest")[0]
     on = sample_images(mask, pixels, mode="nearest")[0, 0] > 0.5
-    seen = inside_image(pixels, camera.sizes)[0] & (ahead[0] > 0) & on & (at > 0)
-    return seen, torch.stack([ahead[0], at])
-
-
-def _ray_distance(points: Tensor, camera: Cameras, depth: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """[N] how far in front of a camera's surface points are (negative behind it; far in front off the
-    object), and whether they fall on its object."""
-    seen, (ahead, at) = _seen(points, camera, depth, mask)
-    return torch.where(seen, at - ahead, torch.full_like(at, 1e3)), seen
+    seen = inside_image(pixels, camera.sizes)[0] & (ahead[0] > 0) & on & (at[0] > 0)
+    return seen, torch.cat([ahead, at])
 
 
 def _thinned(

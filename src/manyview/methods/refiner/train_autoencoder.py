@@ -3,14 +3,14 @@ it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from manyview.methods.refiner.autoencoder import AutoencoderOptions, CodeAutoencoder, as_settings
+from manyview.methods.refiner.autoencoder import AutoencoderOptions, CodeAutoencoder
 from manyview.methods.refiner.code_distribution import CodeDistribution, fit_mapping
 from manyview.methods.refiner.train_generator import GeneratorTask
 from manyview.metrics.image import psnr
@@ -43,9 +43,9 @@ class AutoencoderTask(GeneratorTask):
         self.autoencoder = autoencoder or AutoencoderOptions()
 
     @property
-    def settings(self) -> Mapping[str, Any]:
-        kept = {name: value for name, value in super().settings.items() if not name.startswith("gan_")}
-        return {**kept, **as_settings(self.autoencoder)}
+    def own_settings(self) -> dict[str, Any]:
+        """See `GeneratorTask`."""
+        return {f"autoencoder_{name}": value for name, value in vars(self.autoencoder).items()}
 
     def build(self) -> nn.Module:
         """An encoder, and the generator, fresh or from `initial`."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from manyview.errors import InputError
 from manyview.io.framing import resize_area
 from manyview.methods.refiner.augmentation import Draws, draw_augmentation
-from manyview.methods.refiner.gan import GanNetworks, GanOptions, as_settings
+from manyview.methods.refiner.gan import GanNetworks, GanOptions
 from manyview.metrics.distribution import kernel_distance
 from manyview.nets.stylegan2.discriminator import build_discriminator
 from manyview.nets.stylegan2.generator import StyleGAN2Generator, build_generator
@@ -75,8 +75,13 @@ class GeneratorTask(Task):
             "shares": self.sources.shares.tolist(),
             "initial": str(self.initial) if self.initial else "",
             "data": self.data_name,
-            **as_settings(self.options),
+            **self.own_settings,
         }
+
+    @property
+    def own_settings(self) -> dict[str, Any]:
+        """Of `settings` what this way of training has alone, its name before each."""
+        return {f"gan_{name}": value for name, value in vars(self.options).items()}
 
     def build(self) -> nn.Module:
         """Both networks, the generator fresh or from `initial`."""
